@@ -1,0 +1,51 @@
+# make demo   set up .venv and run recipes/digits.yaml
+# make test   set up .venv and run ruff, mypy and pytest
+#
+# PYTHON=python3.12     the interpreter that .venv is made with
+# PIP_ARGS="..."        extra arguments for pip, for example an index that has CPU builds of torch
+# PYTEST_ARGS="..."     extra arguments for pytest, for example "-m 'not slow'"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+DEMO_RUN := runs/digits-demo
+
+.PHONY: demo test lint typecheck setup-demo setup-test clean
+
+demo: setup-demo
+	rm -rf $(DEMO_RUN)
+	$(BIN)/tsn run recipes/digits.yaml --out $(DEMO_RUN)
+
+test: lint typecheck
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup-test
+	$(BIN)/ruff check .
+
+typecheck: setup-test
+	$(BIN)/mypy
+
+setup-demo: $(VENV)/.installed-demo
+
+setup-test: $(VENV)/.installed-test
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "tsn-toolkit needs Python 3.10 or newer, $(PYTHON) is older. Name another one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# A stamp per set of extras: installing is done once, and again when pyproject.toml changes.
+$(VENV)/.installed-demo: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[onnxruntime]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[onnxruntime,test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_RUN) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

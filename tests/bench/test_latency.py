@@ -1,0 +1,49 @@
+"""The benchmark measures what it says, beside dense fp32, and warns."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsn_toolkit.bench.latency import _warnings, bench_onnxruntime
+from tsn_toolkit.errors import GateError
+from tsn_toolkit.export.onnxruntime import export_dense_fp32
+from tsn_toolkit.export.package import write_package
+from tsn_toolkit.quantizers.activations import calibrate_ranges
+from tsn_toolkit.target import load_target
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
+import export_models as models  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    task = models.extracted_of(models.ResidualNet())
+    folder = tmp_path_factory.mktemp("packages")
+    ranges = calibrate_ranges(task.model, task.q, task.scale, [models.inputs(16)])
+    write_package(task, ranges, load_target("cpu_onnxruntime"), folder / "p", example_input=models.inputs(1))
+    export_dense_fp32(task.model, models.inputs(1), folder / "dense.onnx")
+    return folder
+
+
+def test_quartiles_of_both_models(package):
+    result = bench_onnxruntime(package / "p", dense_fp32=package / "dense.onnx", batches=(1, 4), seconds=0.1, rounds=2)
+    assert result["threads"] == 1 and result["runtime"] == "onnxruntime"
+    for batch in ("batch_1", "batch_4"):
+        numbers = result[batch]
+        assert 0 < numbers["q1"] <= numbers["median"] <= numbers["q3"]
+        assert 0 < numbers["dense_fp32_q1"] <= numbers["dense_fp32_median"] <= numbers["dense_fp32_q3"]
+        assert numbers["calls"] >= 6 and numbers["speedup"] == numbers["dense_fp32_median"] / numbers["median"]
+    assert len(result["warnings"]) == sum(result[batch]["speedup"] < 1 for batch in ("batch_1", "batch_4"))
+
+
+def test_slower_is_a_warning_with_a_reason():
+    numbers = {"median": 4.0, "dense_fp32_median": 2.0, "speedup": 0.5}
+    (warning,) = _warnings(32, numbers, {})
+    assert warning == "batch 32: int8 takes 4 ms, dense fp32 2 ms; likely reason: small layers spend their time between kernels."
+    assert _warnings(1, {**numbers, "speedup": 1.2}, {}) == []
+
+
+def test_bad_settings(package):
+    with pytest.raises(GateError, match=r"got 0, 4, \(1,\)"):
+        bench_onnxruntime(package / "p", threads=0, batches=(1,))

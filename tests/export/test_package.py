@@ -1,0 +1,144 @@
+"""A whole package: weights, reference, README, manifest, and what stops one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from tsn_toolkit.errors import ExportError, GateError, TargetError
+from tsn_toolkit.export.artefact import require_modules
+from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.onnxruntime import export_onnxruntime
+from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.package import PackageOptions, Preprocessing, read_manifest, sha256_of, write_package
+from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
+from tsn_toolkit.target import load_target
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
+import export_models as models  # noqa: E402
+
+TARGET = load_target("cpu_onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return models.extracted_of(models.ResidualNet())
+
+
+@pytest.fixture(scope="module")
+def ranges(task):
+    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(64)])
+
+
+@pytest.fixture(scope="module")
+def package(task, ranges, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages") / "task"
+    options = PackageOptions(Preprocessing((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1 / 255), labels=(3, 1, 4, 1, 5))
+    write_package(task, ranges, TARGET, folder, example_input=models.inputs(1), options=options)
+    return folder
+
+
+def test_int8_weights_equal_the_stores_codes(package, task):
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(package / "model.onnx").graph.initializer}
+    for layer, codes in task.q.items():
+        found = tensors[f"{layer}.weight"]
+        assert found.dtype == np.int8
+        assert np.array_equal(found[1:], codes[1:])
+        assert np.array_equal(found[0], codes[0] if layer == "linear" else -codes[0])
+    assert len(np.unique(tensors["conv2.weight"][1:])) <= 16
+
+
+def test_graph_is_qdq_without_clips_and_with_a_free_batch(package):
+    graph = onnx.load(package / "model.onnx").graph
+    operations = {node.op_type for node in graph.node}
+    assert "Clip" not in operations and {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm"} <= operations
+    assert [value.name for value in graph.input] == ["input"]
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert any(tensor.data_type == onnx.TensorProto.INT32 for tensor in graph.initializer)
+
+
+def test_runtime_equals_the_integer_reference_exactly(package, task, ranges):
+    reference = build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
+    x = models.inputs(100, seed=5)
+    expected, kind = reference_outputs(reference, x, batch_size=7)
+    assert kind == "integer"
+    got = infer(package / "model.onnx", x.numpy(), runtime="onnxruntime", options=TARGET.session_options, batch_size=33)
+    steps = np.abs(got - expected.numpy()) / reference.output_step
+    assert steps.max() < 0.01
+    assert len(np.unique(np.round(got / reference.output_step))) > 50
+
+
+def test_integer_reference_is_near_brevitas(task, ranges):
+    reference = build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
+    x = models.inputs(50, seed=6)
+    integer, _ = reference_outputs(reference, x)
+    with torch.no_grad():
+        simulated = reference(x)
+    assert float((integer - simulated).abs().max()) <= 2.01 * reference.output_step
+
+
+def test_manifest_describes_every_file(package, task):
+    manifest = read_manifest(package)
+    assert set(manifest["files"]) == {"model.onnx", "golden.npz", "README.md"}
+    for name, record in manifest["files"].items():
+        assert record == {"sha256": sha256_of(package / name), "bytes": (package / name).stat().st_size}
+    assert manifest["task"] == "task" and manifest["arithmetic"] == "integer" and manifest["labels"] == [3, 1, 4, 1, 5]
+    assert manifest["negated_channels"] == {"conv1": [0], "conv2": [0]} and manifest["requantized_channels"] == {}
+    assert manifest["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 8, 8]}]
+    assert manifest["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert sum(manifest["bytes_by_part"].values()) == (package / "model.onnx").stat().st_size
+    assert manifest["bytes_by_part"]["weights"] == sum(q.size for q in task.q.values())
+    assert str(package.parent) not in (package / "manifest.json").read_text()
+
+
+def test_readme_code_runs_with_the_runtime_alone(package):
+    text = (package / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "session.x64quantprecision" in code and "tsn_toolkit" not in code
+    done = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "largest difference to the recorded outputs: 0.000 output steps" in done.stdout
+
+
+def test_same_inputs_same_bytes(package, task, ranges, tmp_path):
+    options = PackageOptions(Preprocessing((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1 / 255), labels=(3, 1, 4, 1, 5))
+    write_package(task, ranges, TARGET, tmp_path / "again", example_input=models.inputs(1), options=options)
+    assert (tmp_path / "again" / "manifest.json").read_bytes() == (package / "manifest.json").read_bytes()
+
+
+def test_failed_measurement_leaves_nothing(task, ranges, tmp_path):
+    def refuse(draft, artefact):
+        assert (draft / "model.onnx").is_file()
+        raise GateError("gate said no")
+
+    with pytest.raises(GateError, match="gate said no"):
+        write_package(task, ranges, TARGET, tmp_path / "p", example_input=models.inputs(1), measure=refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measurements_are_hashed(task, ranges, tmp_path):
+    measured = {"parity.json": {"output_steps": 0.0, "accuracy": float("nan")}}
+    manifest = write_package(task, ranges, TARGET, tmp_path / "p", example_input=models.inputs(1), measure=lambda draft, artefact: measured)
+    assert manifest["files"]["parity.json"]["sha256"] == sha256_of(tmp_path / "p" / "parity.json")
+    assert json.loads((tmp_path / "p" / "parity.json").read_text()) == {"output_steps": 0.0, "accuracy": None}
+
+
+def test_refusals(package, task, ranges, tmp_path):
+    with pytest.raises(ExportError, match="exists already"):
+        write_package(task, ranges, TARGET, package, example_input=models.inputs(1))
+    with pytest.raises(TargetError, match="'abacus' has no exporter; known: onnxruntime"):
+        write_package(task, ranges, TARGET.model_copy(update={"runtime": "abacus"}), tmp_path / "a", example_input=models.inputs(1))
+    with pytest.raises(ExportError, match="magnitude 127; target `cpu_onnxruntime` allows at most 63"):
+        export_onnxruntime(task, ranges, TARGET.model_copy(update={"max_code": 63}), tmp_path, example_input=models.inputs(1))
+    with pytest.raises(TargetError, match=r"needs onnxruntime >= 999\.0, found"):
+        export_onnxruntime(task, ranges, TARGET.model_copy(update={"minimum_version": "999.0"}), tmp_path, example_input=models.inputs(1))
+    with pytest.raises(TargetError, match="needs no_such_runtime.*pip install it"):
+        require_modules(["no_such_runtime"], target="t", install="pip install it")
+    with pytest.raises(GateError, match="has no manifest.json"):
+        read_manifest(tmp_path)

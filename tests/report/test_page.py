@@ -1,0 +1,142 @@
+"""The page holds the exact numbers, escapes everything, and needs nothing but itself."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from tsn_toolkit.report.page import render_report
+
+VOID = {"meta", "img", "br"}
+GRAPH = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><rect width="40" height="20"/></svg>'
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects text and the attributes that load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [str(value) for name, value in attrs if name in {"src", "href", "srcset", "data", "action"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture
+def html(summary: dict[str, Any], inspection: dict[str, Any], sharing: Any, parity: Any) -> str:
+    return render_report(
+        summary, inspection=inspection, graph_svg=GRAPH, sharing=sharing, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
+    )
+
+
+def test_exact_numbers_stand_in_the_page(html: str) -> None:
+    text = Page(html).text
+    for number in ("17,885", "5,210", "21,345", "152,040", "154,112", "760,200", "201,320", "24,871", "11,021", "0.9437", "0.9296", "0.9776"):
+        assert number in text, number
+
+
+def test_ratios_are_of_the_numbers_beside_them(html: str) -> None:
+    text = Page(html).text
+    assert "0.116 of one dense fp32 model, all heads (150 KiB)" in text  # 17885 / 154112
+    assert "0.0235 of 5 separate dense fp32 models (742 KiB)" in text  # 17885 / 760200
+    assert "0.559 of dense" in text  # 691200 / 1236992
+    assert "0.715" in text  # 0.0213 / 0.0298
+
+
+def test_headline_means_are_over_all_tasks(html: str) -> None:
+    text = Page(html).text
+    assert "Mean accuracy from the store 0.9776 dense 0.9860 exported, cpu_onnxruntime: 0.9748" in text
+
+
+def test_a_slower_model_and_a_failed_gate_are_marked(html: str) -> None:
+    text = Page(html).text
+    assert text.count("slower") == 1
+    assert "beside dense fp32 in the same runtime, 1 thread." in text
+    assert "Packages through both gates 4 of 5" in text
+    assert "top-1 agreement is 0.9577 on 71 samples" in text
+
+
+def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
+    page = Page(html)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert page.loads == ["data:image/svg+xml;base64," + base64.b64encode(GRAPH.encode()).decode()]
+
+
+def test_hostile_names_are_escaped(summary: dict[str, Any], inspection: dict[str, Any], sharing: Any, parity: Any) -> None:
+    summary["tasks"][0]["name"] = HOSTILE
+    summary["dense_reference"] = HOSTILE
+    summary["versions"] = {HOSTILE: HOSTILE}
+    summary["warnings"] = [HOSTILE]
+    summary["tasks"][0]["accuracy"]["exported"] = {HOSTILE: 0.5}
+    inspection["parts"][0]["path"] = HOSTILE
+    inspection["tasks"][0]["name"] = HOSTILE
+    parity = {HOSTILE: {HOSTILE: {"failures": [HOSTILE]}}}
+    html = render_report(
+        summary,
+        inspection=inspection,
+        graph_svg=f"<svg>{HOSTILE}</svg>",
+        sharing=([HOSTILE], [[0.5]], [HOSTILE]),
+        parity=parity,
+        recipe_text=HOSTILE,
+        name=HOSTILE,
+        log_text=HOSTILE,
+    )
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.text.count(HOSTILE) >= 14
+
+
+def test_optional_keys_may_be_missing() -> None:
+    text = Page(render_report({}, inspection={})).text
+    assert "not measured" in text
+    text = Page(render_report({"tasks": [{"name": "only"}], "store_bytes": 12}, inspection={"parts": [{"path": "manifest.json", "bytes": 12}]})).text
+    assert "there is only one task" in text and "other 12" in text
+
+
+@pytest.mark.parametrize("key", ["dense_reference", "R", "acc", "bwt", "fwt", "store_bytes", "denominators", "seed", "versions", "warnings", "tasks"])
+@pytest.mark.parametrize("none", [False, True], ids=["missing", "null"])
+def test_any_key_may_be_missing_or_null(summary: dict[str, Any], inspection: dict[str, Any], key: str, none: bool) -> None:
+    summary = {**summary, key: None} if none else {name: value for name, value in summary.items() if name != key}
+    assert Page(render_report(summary, inspection=inspection)).text.startswith(" Run")
+
+
+@pytest.mark.parametrize("key", ["accuracy", "bytes", "macs", "latency_ms"])
+def test_any_key_of_a_task_may_be_missing(summary: dict[str, Any], inspection: dict[str, Any], key: str) -> None:
+    del summary["tasks"][2][key]
+    assert "not measured" in Page(render_report(summary, inspection=inspection)).text
+
+
+def test_the_same_run_gives_the_same_page(html: str, summary: dict[str, Any], inspection: dict[str, Any], sharing: Any, parity: Any) -> None:
+    again = render_report(
+        summary, inspection=inspection, graph_svg=GRAPH, sharing=sharing, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
+    )
+    assert again == html
+
+
+def test_only_the_last_lines_of_a_log_are_shown() -> None:
+    text = Page(render_report({}, inspection={}, log_text="\n".join(f"line {n}." for n in range(250)))).text
+    assert "line 49." not in text and "line 50." in text and "line 249." in text

@@ -1,0 +1,82 @@
+"""The wheel as a user gets it: what it installs, and that it works in an environment and a folder of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built by the backend itself, so that nothing is downloaded."""
+    pytest.importorskip("hatchling", reason="hatchling builds the wheel: install the extra `test`")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def tsn(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs the `tsn` of a clean environment that holds the wheel; the libraries come from the current environment."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    paths = dict.fromkeys(path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"})
+    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
+    # Only the folders: .pth files inside them (the editable install of this checkout) are not read.
+    (purelib / "libraries.pth").write_text("\n".join(paths), encoding="utf-8")
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
+
+    def run(*arguments: str, folder: Path) -> str:
+        done = subprocess.run([str(home / "bin" / "tsn"), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_wheel_installs_only_the_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"tsn_toolkit"}
+    assert not [name for name in names if name.endswith((".pyc", ".log"))]
+
+
+def test_the_wheel_carries_the_package_data(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    files = [*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("hw_targets/**/*.yaml")]
+    expected = {f"tsn_toolkit/_data/{path.relative_to(ROOT).as_posix()}" for path in files}
+    assert {"tsn_toolkit/_data/recipes/digits.yaml", "tsn_toolkit/_data/hw_targets/cpu_onnxruntime.yaml"} <= expected
+    assert {name for name in names if name.startswith("tsn_toolkit/_data/")} >= expected
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tsn_toolkit").rglob("*.py")}
+    assert sources | {"tsn_toolkit/py.typed"} <= names
+
+
+def test_recipes_are_listed_from_another_folder(tsn: Callable[..., str], tmp_path: Path) -> None:
+    assert "digits" in tsn("recipes", "list", folder=tmp_path).split()
+
+
+def test_a_tiny_run_from_another_folder(tsn: Callable[..., str], tmp_path: Path) -> None:
+    settings = ["training.epochs=1", "reference.epochs=1", "tasks.count=2", "targets=[]"]
+    tsn("run", "digits", *(word for setting in settings for word in ("--set", setting)), "--out", "run", folder=tmp_path)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert len(summary["tasks"]) == 2
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "run" / "store").rglob("*") if path.is_file())
+    assert summary["store_bytes"] == on_disk
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -1,0 +1,1 @@
+"""Latencies and sizes beside what a user would have without the toolkit."""

@@ -1,0 +1,434 @@
+"""The frozen values that cross the arrows of the dataflow.
+
+recipe -> ModelGraph -> CompressionPlan -> TaskResult -> (store) -> ExtractedModel -> Package -> parity, bench -> report
+
+Only plain modules, tensors, numpy arrays and the types of this file travel between stages. Arrays inside these types are never written after
+construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsn_toolkit.vocabulary import Encoding, Granularity, Isolation
+
+# --------------------------------------------------------------------------------------------------------------------- graph
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """One operation of the traced model, in execution order.
+
+    Attributes:
+        name: unique name of the node in the graph.
+        op: the operation, for example `conv2d`, `add`, `relu`, `input`, `output`.
+        module: path of the nn.Module it belongs to (`layer1.0.conv1`), or "" for the root.
+        output_shapes: shape of each tensor output, batch included.
+        dtype: dtype of the first output, for example `float32`.
+        macs: multiply-accumulates for the batch that was traced (batch 1 by default).
+        parameter_bytes: bytes of the parameters that this node reads for the first time.
+        activation_bytes: bytes of its outputs.
+        source: `file:line` in the user's code, or "".
+    """
+
+    name: str
+    op: str
+    module: str
+    output_shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+    macs: int
+    parameter_bytes: int
+    activation_bytes: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class GroupMember:
+    """One dimension of one parameter that loses entries when units of a group go.
+
+    Attributes:
+        parameter: state-dict name, for example `conv1.weight` or `bn1.running_mean`.
+        dim: the dimension that shrinks.
+        unit: int64 array; `unit[i]` is the unit of the group to which index i of that dimension belongs (-1: none of this group).
+    """
+
+    parameter: str
+    dim: int
+    unit: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units (output channels, neurons) that can only be removed together.
+
+    Attributes:
+        name: path of the first layer in execution order that produces the units.
+        size: number of units.
+        members: every parameter dimension that shrinks with the group.
+        producers: layers whose OUTPUT units these are, in execution order (a residual group has several).
+        frozen: "" when units may be removed, else the reason, with file and line where known.
+    """
+
+    name: str
+    size: int
+    members: tuple[GroupMember, ...]
+    producers: tuple[str, ...]
+    frozen: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One weight that can be coded: a layer of the model.
+
+    Attributes:
+        name: module path.
+        kind: module type name, for example `Conv2d`.
+        shape: shape of the weight.
+        macs: multiply-accumulates at batch 1.
+        norm: path of the norm that directly follows and can be folded into this layer, or "".
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    macs: int
+    norm: str = ""
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """What the analyzer knows of a pristine model.
+
+    Attributes:
+        nodes: operations in execution order.
+        edges: (source, destination, input position), so that x + x is two edges.
+        layers: codable layers in execution order; the head is the last of the names in `head`.
+        groups: coupled unit groups in execution order.
+        head: module path of the classifier, whose output units never go.
+        input_shape: shape of one example without batch.
+        fingerprint: sha256 over parameter names, shapes, dtypes and module types; survives torch versions.
+    """
+
+    nodes: tuple[NodeRecord, ...]
+    edges: tuple[tuple[str, str, int], ...]
+    layers: tuple[LayerRecord, ...]
+    groups: tuple[UnitGroup, ...]
+    head: str
+    input_shape: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one example."""
+        return sum(node.macs for node in self.nodes)
+
+    def layer(self, name: str) -> LayerRecord:
+        """The record of layer `name`; KeyError if there is none."""
+        return {layer.name: layer for layer in self.layers}[name]
+
+    def group(self, name: str) -> UnitGroup:
+        """The record of group `name`; KeyError if there is none."""
+        return {group.name: group for group in self.groups}[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer is stored for a task.
+
+    Attributes:
+        name: module path.
+        encoding: `codes` (masked positions hold own codes) or `shared` (the parent's layer as it is).
+        density: fraction of the slots inside the kept units that the task uses (`codes` over an empty frozen view) or owns (over a full one).
+        granularity: of the mask inside the kept units.
+        bit_width: bits per own code.
+    """
+
+    name: str
+    encoding: Encoding
+    density: float
+    granularity: Granularity
+    bit_width: int
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """How many units of a group stay.
+
+    Attributes:
+        name: the group's name.
+        keep: number of units that stay, 1..size.
+        size: number of units of the group.
+    """
+
+    name: str
+    keep: int
+    size: int
+
+
+@dataclass(frozen=True)
+class CompressionPlan:
+    """Per layer and group what compression does; written to `plan.yaml`, which a user may edit.
+
+    Attributes:
+        fingerprint: of the graph it was made for.
+        max_code: largest |q| allowed.
+        trunk_bit_width: bits per trunk code (checkpoint trunks).
+        layers: in execution order, the head left out.
+        groups: groups that lose units, in execution order.
+    """
+
+    fingerprint: str
+    max_code: int
+    trunk_bit_width: int
+    layers: tuple[LayerPlan, ...]
+    groups: tuple[GroupPlan, ...]
+
+
+# --------------------------------------------------------------------------------------------------------------------- learn
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """One layer of one owner, as integers.
+
+    Attributes:
+        states: uint8 array of `SlotState`, shape of the weight.
+        codes: uint8 array (n_own,), index into `codebook` of every OWN slot in C order.
+        codebook: int8 array (2**bit_width,), sorted; entries of q. Empty when bit_width is 0 (nothing owned).
+        bit_width: bits per code, 0..8.
+        scale: float32 array (out_channels,); weight = scale[c] * q. Values are exactly representable as stored.
+    """
+
+    states: NDArray[np.uint8]
+    codes: NDArray[np.uint8]
+    codebook: NDArray[np.int8]
+    bit_width: int
+    scale: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NormState:
+    """A norm as two vectors: y = gain * x_hat + shift.
+
+    For norms with running statistics x_hat = x (the statistics are folded in); for LayerNorm and GroupNorm x_hat is the normalised input.
+    """
+
+    gain: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """The classifier of a task: int8 codes (classes, features), one scale per class, bias in float."""
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """Static 8-bit range of one activation tensor: real = scale * (q - zero_point)."""
+
+    scale: float
+    zero_point: int
+    signed: bool
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What `learn` hands to `commit`: one task, all integers, nothing that depends on the clock.
+
+    Attributes:
+        name: the task's name, [a-z0-9_-]+.
+        parent: `trunk` or the name of an earlier task.
+        isolation: of the strategy.
+        strategy: registry name of the strategy.
+        classes: label of each logit, as the data's own class index.
+        unit_masks: group name -> bool (size,), True = kept. Groups that keep all units may be left out.
+        layers: layer name -> codes; a layer left out is `shared`: the parent's layer as it is, inside the kept units.
+        norms: module path -> norm state, full (unshrunk) length; dead units hold 0, 0.
+        biases: module path -> float32 bias, full length; dead units hold 0.
+        head: the task's classifier, features at full length (dead inputs hold 0).
+        ranges: quantizer name -> range, calibrated on training data.
+        validation: numbers measured on validation data (accuracy, loss), for the report.
+    """
+
+    name: str
+    parent: str
+    isolation: Isolation
+    strategy: str
+    classes: tuple[int, ...]
+    unit_masks: Mapping[str, NDArray[np.bool_]]
+    layers: Mapping[str, LayerCodes]
+    norms: Mapping[str, NormState]
+    biases: Mapping[str, NDArray[np.float32]]
+    head: HeadState
+    ranges: Mapping[str, ActivationRange]
+    validation: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrunkResult:
+    """The trunk, the owner that is there before any task.
+
+    Attributes:
+        kind: `checkpoint` (every slot holds a code) or `seed` (nothing is stored; tasks start from the factory's own initialisation under `seed`).
+        seed: seed of the fresh initialisation.
+        layers, norms, biases: as in `TaskResult`, empty for `seed`. All states are OWN.
+        head: the trained model's own classifier, None for `seed`.
+    """
+
+    kind: str
+    seed: int
+    layers: Mapping[str, LayerCodes]
+    norms: Mapping[str, NormState]
+    biases: Mapping[str, NDArray[np.float32]]
+    head: HeadState | None
+
+
+@dataclass(frozen=True)
+class FrozenLayer:
+    """What a task inherits at one layer: every slot the trunk or an ancestor owns.
+
+    Attributes:
+        q: int8 array, shape of the weight; 0 where `present` is False.
+        present: bool array, shape of the weight.
+        scale: float32 (out_channels,), the parent's own scale, as a starting point; None when no ancestor has the layer.
+    """
+
+    q: NDArray[np.int8]
+    present: NDArray[np.bool_]
+    scale: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """One task as the store decodes it: everything needed to fill the user's own module.
+
+    Attributes:
+        name, parent, classes, unit_masks, norms, biases, head, ranges: as in `TaskResult`.
+        q: layer name -> int8 array, shape of the weight, 0 where pruned.
+        scale: layer name -> float32 (out_channels,).
+    """
+
+    name: str
+    parent: str
+    classes: tuple[int, ...]
+    unit_masks: Mapping[str, NDArray[np.bool_]]
+    q: Mapping[str, NDArray[np.int8]]
+    scale: Mapping[str, NDArray[np.float32]]
+    norms: Mapping[str, NormState]
+    biases: Mapping[str, NDArray[np.float32]]
+    head: HeadState
+    ranges: Mapping[str, ActivationRange]
+
+
+# ------------------------------------------------------------------------------------------------------------------- extract
+
+
+@dataclass(frozen=True)
+class ShrunkModel:
+    """A plain module without its dead units, and where each remaining number came from.
+
+    Attributes:
+        model: the small module, eval mode.
+        slots: state-dict name -> int64 tensor with the shape of the small tensor; flat index of each entry in the full tensor.
+    """
+
+    model: torch.nn.Module
+    slots: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ExtractedModel:
+    """One task as a small dense module, proved to equal the masked one.
+
+    Attributes:
+        task: the task's name.
+        model: plain nn.Module, dead units gone, eval mode, float32 weights scale * q.
+        q: layer name -> int8 array in the small shape (the head included).
+        scale: layer name -> float32 (out_channels,) in the small shape (the head included).
+        macs: multiply-accumulates at batch 1.
+        dense_macs: of the full model with this task's head.
+        proof_error: max |masked - shrunk| / max |masked| over the proof inputs.
+    """
+
+    task: str
+    model: torch.nn.Module
+    q: Mapping[str, NDArray[np.int8]]
+    scale: Mapping[str, NDArray[np.float32]]
+    macs: int
+    dense_macs: int
+    proof_error: float
+
+
+# --------------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples and labels of one split: x (n, ...) as the source gives it (uint8 images or float), y int64 (n,)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task's data; labels are 0..len(classes)-1.
+
+    Attributes:
+        name: the task's name.
+        classes: the data's own class index of each label.
+        train, validation, test: splits; `test` is for measuring only.
+        mean, std: per channel, applied after scaling uint8 to [0, 1]; empty: no normalisation.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------------------- package
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the two gates measured; `passed` is their conjunction.
+
+    Attributes:
+        output_steps: gate (a): largest |artefact - reference| in output steps; must be at most 1.
+        top1_agreement: gate (b): fraction of samples on which reference and store agree.
+        sqnr_db: gate (b): signal to quantization noise of the reference's logits against the store's.
+        samples: number of held-out samples both gates saw.
+        accuracy: of the artefact on the test split (measured only, decides nothing).
+        failures: one sentence per failed condition.
+    """
+
+    output_steps: float
+    top1_agreement: float
+    sqnr_db: float
+    samples: int
+    accuracy: float
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when both gates hold."""
+        return not self.failures

@@ -1,0 +1,68 @@
+"""Arrays of a source into a checked `Split`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from tsn_toolkit.contracts import Split
+from tsn_toolkit.errors import DataError
+
+
+def make_split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, *, origin: str) -> Split:
+    """Check examples and labels and bring them to the types of `Split`.
+
+    Args:
+        x: (n, ...) uint8 or any float; floats become float32.
+        y: (n,) integers >= 0.
+        origin: file or factory that the arrays came from, for messages.
+
+    Raises:
+        DataError: wrong dtype or shape, different lengths, no example, a negative label, or a value that is not finite.
+    """
+    images, labels = _as_array(x, origin), _as_array(y, origin)
+    if images.ndim < 2 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        raise DataError(f"{origin}: examples must be uint8 or float of shape (n, ...), got {images.dtype} {images.shape}. Convert them.")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"{origin}: labels must be integers of shape (n,), got {labels.dtype} {labels.shape}. Convert them.")
+    if len(images) != len(labels) or len(labels) == 0:
+        raise DataError(f"{origin}: {len(images)} examples for {len(labels)} labels; there must be one label per example, and at least one.")
+    if int(labels.min()) < 0:
+        raise DataError(f"{origin}: label {int(labels.min())} at position {int(labels.argmin())}; labels must be 0 or more. Correct the labels.")
+    if images.dtype != np.uint8:
+        with np.errstate(over="ignore"):  # what overflows is reported below
+            images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            first = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))[0])
+            raise DataError(f"{origin}: example {first} holds a value that is not finite in float32. Clean the data.")
+    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _as_array(values: ArrayLike | torch.Tensor, origin: str) -> NDArray[Any]:
+    if isinstance(values, torch.Tensor):
+        plain = values.detach().cpu()
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as problem:
+        raise DataError(f"{origin}: a {type(values).__name__} is no array ({problem}). Return numpy arrays or tensors.") from problem
+
+
+def require_folder(path: Path | None, *, source: str, files: str) -> Path:
+    """The folder of a source that needs one.
+
+    Raises:
+        DataError: no path is given or it is no folder; names the folder, TSN_DATA and the expected files.
+    """
+    if path is None:
+        raise DataError(f"data source {source} needs `data.path`, the folder that holds {files}. Set it, for example to ${{TSN_DATA}}/{source}.")
+    if not path.is_dir():
+        raise DataError(
+            f"data folder {path} does not exist; source {source} expects {files} in it. "
+            "Set TSN_DATA to the folder that holds the data sets, or correct `data.path`."
+        )
+    return path

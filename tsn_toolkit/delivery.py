@@ -1,0 +1,119 @@
+"""One task for one target: exported, run in its own runtime, passed through both gates, timed, and only then put in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsn_toolkit.bench.latency import bench_onnxruntime
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel, Parity, TaskData
+from tsn_toolkit.data.normalisation import normalise
+from tsn_toolkit.errors import GateError
+from tsn_toolkit.export.artefact import Artefact
+from tsn_toolkit.export.onnxruntime import export_dense_fp32
+from tsn_toolkit.export.package import PackageOptions, Preprocessing, write_package
+from tsn_toolkit.target import Target
+from tsn_toolkit.verify.gates import run_gates
+from tsn_toolkit.verify.integer_share import integer_share
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How latency is measured.
+
+    Attributes:
+        threads: of the runtime.
+        batches: batch sizes.
+        seconds: measuring time per model and batch size.
+    """
+
+    threads: int = 1
+    batches: tuple[int, ...] = (1, 32)
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is known of a package that stands in its place.
+
+    Attributes:
+        parity: both gates, with the share of MACs in integer kernels.
+        latency_ms: `batch_<n>` -> median, quartiles and the dense fp32 model beside it.
+        model_bytes: size of the model file.
+        warnings: sentences a user should read.
+    """
+
+    parity: dict[str, Any]
+    latency_ms: dict[str, Any]
+    model_bytes: int
+    warnings: tuple[str, ...]
+
+
+def deliver(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    folder: Path,
+    *,
+    data: TaskData,
+    dense: nn.Module,
+    bench: BenchSettings,
+) -> Delivery:
+    """Writes the package, or nothing.
+
+    Args:
+        extracted: the task's small model.
+        ranges: its activation ranges, from the store.
+        target: what it is for.
+        folder: the package's place; must not exist.
+        data: its test split is measured on; nothing is chosen by it.
+        dense: the dense float32 model that latency is compared with.
+        bench: how latency is measured.
+
+    Raises:
+        GateError: a gate failed; there is no package.
+    """
+    x = normalise(data.test.x, data.mean, data.std)
+    found: dict[str, Any] = {}
+
+    def measure(draft: Path, artefact: Artefact) -> Mapping[str, Mapping[str, Any]]:
+        parity = run_gates(draft, extracted, artefact.reference, target, x, data.test.y)
+        if not parity.passed:
+            raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
+        share = integer_share(draft)
+        found["parity"] = {**parity_record(parity), "integer_mac_share": share.share, "stays_float": list(share.stays_float)}
+        found["bench"] = _bench(draft, dense, x[:1], bench)
+        return {"parity.json": found["parity"], "bench.json": found["bench"]}
+
+    write_package(extracted, ranges, target, folder, example_input=x[:1], options=package_options(data), measure=measure)
+    latency = {key: value for key, value in found["bench"].items() if key.startswith("batch_")}
+    size = (folder / "model.onnx").stat().st_size
+    return Delivery(parity=found["parity"], latency_ms=latency, model_bytes=size, warnings=tuple(found["bench"]["warnings"]))
+
+
+def parity_record(parity: Parity) -> dict[str, Any]:
+    """The gates as JSON: infinities become null."""
+    record = dataclasses.asdict(parity)
+    record["passed"] = parity.passed
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
+
+
+def package_options(data: TaskData) -> PackageOptions:
+    """Preprocessing and labels of a task."""
+    scaling = 1 / 255 if data.test.x.dtype == torch.uint8 else 1.0
+    return PackageOptions(preprocessing=Preprocessing(mean=data.mean, std=data.std, scaling=scaling), labels=data.classes)
+
+
+def _bench(draft: Path, dense: nn.Module, example: torch.Tensor, bench: BenchSettings) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        baseline = Path(name) / "dense_fp32.onnx"
+        export_dense_fp32(dense, example, baseline)
+        return bench_onnxruntime(draft, dense_fp32=baseline, threads=bench.threads, batches=bench.batches, seconds=bench.seconds)

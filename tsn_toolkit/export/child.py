@@ -1,0 +1,91 @@
+"""Start a runtime's runner in a child process and read back what it wrote.
+
+A runner is a file `run_<runtime>.py` beside this one; it imports the runtime and numpy and nothing of the toolkit, so that what it measures is what a
+user of the package gets. Requests and data travel as files in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsn_toolkit.errors import GateError, TargetError
+from tsn_toolkit.registry import did_you_mean
+
+_FOLDER = Path(__file__).resolve().parent
+
+
+def known_runtimes() -> tuple[str, ...]:
+    """Runtimes that have a runner, sorted."""
+    return tuple(sorted(path.stem.removeprefix("run_") for path in _FOLDER.glob("run_*.py")))
+
+
+def infer(
+    model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1, batch_size: int = 50
+) -> NDArray[np.float32]:
+    """Outputs (n, ...) of `model` for inputs x (n, ...), computed by the runtime in another process.
+
+    Raises:
+        TargetError: no runner for the runtime.
+        GateError: the process failed; its last words are in the message.
+    """
+    with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
+        outputs = Path(folder) / "outputs.npz"
+        request = {"task": "infer", "model": str(model), "options": dict(options), "threads": threads, "batch_size": batch_size}
+        _run(runtime, folder, outputs, x, request)
+        with np.load(outputs) as arrays:
+            return arrays["y"]
+
+
+def profile(model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1) -> list[dict[str, Any]]:
+    """The runtime's own node events for one run of all inputs x (n, ...).
+
+    Raises:
+        TargetError: no runner for the runtime.
+        GateError: the process failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
+        outputs = Path(folder) / "profile.json"
+        request = {"task": "profile", "model": str(model), "options": dict(options), "threads": threads, "batch_size": len(x)}
+        _run(runtime, folder, outputs, x, request)
+        return json.loads(outputs.read_text(encoding="utf-8"))
+
+
+def latencies_ms(
+    model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int, seconds: float, warmup_seconds: float
+) -> list[float]:
+    """Milliseconds of each call on the batch x (n, ...), for about `seconds` after a warm-up.
+
+    Raises:
+        TargetError: no runner for the runtime.
+        GateError: the process failed.
+    """
+    request = {"task": "time", "model": str(model), "options": dict(options), "threads": threads, "batch_size": len(x)}
+    with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
+        outputs = Path(folder) / "times.json"
+        _run(runtime, folder, outputs, x, {**request, "seconds": seconds, "warmup_seconds": warmup_seconds})
+        return json.loads(outputs.read_text(encoding="utf-8"))["milliseconds"]
+
+
+def _run(runtime: str, folder: str, outputs: Path, x: NDArray[np.float32], request: dict[str, Any]) -> None:
+    script = _FOLDER / f"run_{runtime}.py"
+    if not script.is_file():
+        known = known_runtimes()
+        raise TargetError(f"Runtime {runtime!r} has no runner{did_you_mean(runtime, known)}; known: {', '.join(known)}.")
+    inputs, file = Path(folder) / "inputs.npz", Path(folder) / "request.json"
+    np.savez(inputs, x=np.ascontiguousarray(x, dtype=np.float32))
+    file.write_text(json.dumps({**request, "inputs": str(inputs), "outputs": str(outputs)}), encoding="utf-8")
+    alone = shutil.copy(script, folder)  # beside the toolkit's own files, `import onnxruntime` would find the exporter
+    done = subprocess.run([sys.executable, str(alone), str(file)], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not outputs.is_file():
+        last = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise GateError(f"`{request['model']}` does not run in {runtime} (exit code {done.returncode}): {' '.join(last) or 'no output'}")

@@ -1,0 +1,223 @@
+"""The folder a user deploys: model, manifest, recorded inputs, README, and what was measured.
+
+    model.onnx      the artefact
+    manifest.json   what the folder holds, with a sha256 for every other file; canonical JSON without time, host or path
+    golden.npz      `x`: seeded synthetic inputs, `y`: outputs of the integer reference
+    README.md       code that loads and runs the model with numpy and the runtime alone
+    parity.json     what the gates measured
+    bench.json      what the benchmark measured
+
+A package is built in a temporary folder beside its place and renamed when everything is in it, the measurements included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.errors import ExportError, GateError, TargetError
+from tsn_toolkit.export.artefact import Artefact, write_atomically
+from tsn_toolkit.export.onnxruntime import export_onnxruntime
+from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.readme import readme_text
+from tsn_toolkit.target import Target
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+MAX_GOLDEN_SAMPLES = 32
+
+_EXPORTERS: dict[str, Callable[..., Artefact]] = {"onnxruntime": export_onnxruntime}
+
+Measure = Callable[[Path, Artefact], Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a user must do to raw data before the model.
+
+    Attributes:
+        mean, std: per channel, applied after `scaling`; empty: none.
+        scaling: factor on raw values, 1/255 for uint8 images.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    scaling: float = 1.0
+
+
+@dataclass(frozen=True)
+class PackageOptions:
+    """Settings of a package with their defaults.
+
+    Attributes:
+        preprocessing: see `Preprocessing`.
+        labels: name or class index of each output.
+        golden_samples: number of recorded inputs, 1 to 32.
+        golden_seed: of the recorded inputs.
+    """
+
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    labels: tuple[int | str, ...] = ()
+    golden_samples: int = 16
+    golden_seed: int = 0
+
+
+def write_package(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    folder: Path,
+    *,
+    example_input: torch.Tensor,
+    options: PackageOptions = PackageOptions(),
+    measure: Measure | None = None,
+) -> dict[str, Any]:
+    """Export one task for one target.
+
+    Args:
+        extracted: one task's small model with its integers.
+        ranges: its activation ranges.
+        target: what it is exported for.
+        folder: the package's place; must not exist.
+        example_input: float32 (batch, ...); its shape is the model's input shape.
+        options: see `PackageOptions`.
+        measure: called with the finished temporary folder and the artefact before the rename; returns file name -> JSON content, for example
+            {"parity.json": ..., "bench.json": ...}. If it raises, there is no package.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ExportError: the folder exists, or the task cannot be exported.
+        TargetError: the runtime has no exporter or is not installed.
+    """
+    if folder.exists():
+        raise ExportError(f"Package folder `{folder}` exists already. Remove it or export to another folder.")
+    exporter = _EXPORTERS.get(target.runtime)
+    if exporter is None:
+        raise TargetError(f"Target `{target.name}`: runtime {target.runtime!r} has no exporter; known: {', '.join(sorted(_EXPORTERS))}.")
+    if not 1 <= options.golden_samples <= MAX_GOLDEN_SAMPLES:
+        raise ExportError(f"`golden_samples` must be in 1..{MAX_GOLDEN_SAMPLES}, got {options.golden_samples}.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        draft.chmod(0o755)
+        artefact = exporter(extracted, ranges, target, draft, example_input=example_input)
+        shape = tuple(example_input.shape[1:])
+        outputs, kind = _write_golden(draft, artefact, shape, options)
+        manifest = _manifest(extracted, target, artefact, shape, outputs, kind, options)
+        write_atomically(draft / "README.md", readme_text(manifest).encode())
+        _write_manifest(draft, manifest)
+        if measure is not None:
+            manifest = add_measurements(draft, measure(draft, artefact))
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return read_manifest(folder)
+
+
+def add_measurements(folder: Path, contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Write measured JSON files into a package and bring the manifest's hashes up to date; returns the manifest."""
+    manifest = read_manifest(folder)
+    for name, content in contents.items():
+        write_atomically(folder / name, canonical_json(content))
+    _write_manifest(folder, manifest)
+    return read_manifest(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a package.
+
+    Raises:
+        GateError: there is none, or it is not one of ours.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise GateError(f"`{folder}` is not a package: it has no {MANIFEST_FILE}.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise GateError(f"`{path}` is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
+        raise GateError(f"`{path}` must have schema_version {SCHEMA_VERSION}, got {found!r}. Export the task with this version of the toolkit.")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def canonical_json(content: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and one final newline; numbers that are not finite become null, which JSON has and NaN it has not."""
+    return (json.dumps(_finite(content), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    files = {path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths}
+    write_atomically(folder / MANIFEST_FILE, canonical_json({**manifest, "files": files}))
+
+
+def _write_golden(folder: Path, artefact: Artefact, shape: tuple[int, ...], options: PackageOptions) -> tuple[np.ndarray, str]:
+    """Record seeded standard normal inputs, in float16 which holds them exactly as they are used, and the reference's outputs."""
+    generator = np.random.Generator(np.random.PCG64(options.golden_seed))
+    x = generator.standard_normal((options.golden_samples, *shape)).astype(np.float16)
+    y, kind = reference_outputs(artefact.reference, torch.from_numpy(x.astype(np.float32)))
+    np.savez_compressed(folder / GOLDEN_FILE, x=x, y=y.numpy())
+    return y.numpy(), kind
+
+
+def _manifest(
+    extracted: ExtractedModel, target: Target, artefact: Artefact, shape: tuple[int, ...], outputs: np.ndarray, kind: str, options: PackageOptions
+) -> dict[str, Any]:
+    reference = artefact.reference
+    step = reference.output_step if reference.output_step is not None else float(np.abs(outputs).max()) / 127
+    channels = {name: list(rows) for name, rows in reference.negated.items() if rows}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": extracted.task,
+        "target": target.model_dump(mode="json"),
+        "model_file": artefact.model_file,
+        "arithmetic": kind,
+        "quantization": reference.mode,
+        "notes": list(reference.notes),
+        "negated_channels": channels,
+        "requantized_channels": {name: list(rows) for name, rows in reference.requantized.items() if rows},
+        "inputs": [{"name": artefact.input_name, "dtype": "float32", "shape": ["batch", *shape]}],
+        "outputs": [{"name": artefact.output_name, "dtype": "float32", "shape": ["batch", *outputs.shape[1:]]}],
+        "output_step": step,
+        "preprocessing": {
+            "scaling": options.preprocessing.scaling,
+            "mean": list(options.preprocessing.mean),
+            "std": list(options.preprocessing.std),
+        },
+        "labels": list(options.labels),
+        "layers": [{"name": name, "weight_shape": list(codes.shape)} for name, codes in extracted.q.items()],
+        "bytes_by_part": dict(artefact.bytes_by_part),
+        "macs": extracted.macs,
+        "dense_macs": extracted.dense_macs,
+        "versions": dict(artefact.versions),
+    }

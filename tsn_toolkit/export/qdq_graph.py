@@ -1,0 +1,115 @@
+"""Rewrites of a QDQ ONNX graph that keep every number and let runtimes see whole integer operations.
+
+Each function changes the ModelProto it is given in place. None of them touches a weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tsn_toolkit.errors import ExportError
+
+_RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
+
+def _constants(proto: Any) -> dict[str, np.ndarray]:
+    """Name -> value of every initializer and Constant node."""
+    from onnx import numpy_helper
+
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return values
+
+
+def fold_constant_clips_(proto: Any) -> None:
+    """Remove every Clip of a constant; the constant must lie inside the limits."""
+    values = _constants(proto)
+    replaced = {}
+    for node in list(proto.graph.node):
+        if node.op_type != "Clip" or node.input[0] not in values:
+            continue
+        value = values[node.input[0]]
+        limits = [values[name] if name else None for name in node.input[1:]]
+        if not np.array_equal(np.clip(value, *limits) if len(limits) == 2 else value, value):
+            raise ExportError(f"Constant `{node.input[0]}` exceeds the limits of its Clip: the model's integers are not what was quantized.")
+        replaced[node.output[0]] = node.input[0]
+        proto.graph.node.remove(node)
+    for node in proto.graph.node:
+        for position, name in enumerate(node.input):
+            if name in replaced:
+                node.input[position] = replaced[name]
+    used = {name for node in proto.graph.node for name in node.input}
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
+        proto.graph.initializer.remove(tensor)
+
+
+def unshare_parameters_(proto: Any) -> None:
+    """Give every quantizing node its own scale and zero point.
+
+    ONNX Runtime turns int8 operands into uint8 ones by replacing zero points in place. A zero point that several nodes share is replaced twice: the
+    session then fails to load, or the operations around stay in float.
+    """
+    from onnx import numpy_helper
+
+    values = _constants(proto)
+    seen: set[str] = set()
+    for index, node in enumerate(proto.graph.node):
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for position in range(1, len(node.input)):
+            name = node.input[position]
+            if name in seen and name in values:
+                node.input[position] = f"{name}_{index}"
+                proto.graph.initializer.append(numpy_helper.from_array(values[name], node.input[position]))
+            seen.add(name)
+
+
+def move_dequantize_below_reshape_(proto: Any) -> None:
+    """Turn DequantizeLinear - Flatten into Flatten - DequantizeLinear, so that the operation behind the Flatten sees a quantized input."""
+    consumers: dict[str, int] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            consumers[name] = consumers.get(name, 0) + 1
+    outputs = {output.name for output in proto.graph.output}
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    nodes = list(proto.graph.node)
+    for node in list(nodes):
+        source = producers.get(node.input[0]) if node.op_type in _RESHAPES else None
+        if source is None or source.op_type != "DequantizeLinear" or source.output[0] in outputs:
+            continue
+        if len(source.input) < 3 or consumers[source.output[0]] != 1:
+            continue
+        quantized, floating, reshaped = source.input[0], source.output[0], node.output[0]
+        node.input[0], node.output[0] = quantized, floating
+        source.input[0], source.output[0] = floating, reshaped
+        nodes.remove(source)
+        nodes.insert(nodes.index(node) + 1, source)
+        producers.update({floating: node, reshaped: source})
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def shift_signed_activations_(proto: Any) -> None:
+    """Store int8 activations with zero point 0 as uint8 with zero point 128: the same reals, the same rounding, the same limits.
+
+    ONNX Runtime's x86 kernels want uint8 activations and shift the others itself when it loads a model, but not where a quantized tensor has two
+    readers, as in a residual network; there it would fall back to float.
+    """
+    from onnx import numpy_helper
+
+    values = _constants(proto)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in values or len(node.input) < 3:
+            continue
+        zero_point = values.get(node.input[2])
+        if zero_point is None or zero_point.dtype != np.int8 or zero_point.shape not in ((), (1,)):
+            continue
+        if node.input[2] not in tensors:
+            raise ExportError(f"Zero point `{node.input[2]}` of `{node.name}` is not an initializer; the graph was not written by this exporter.")
+        shifted = (zero_point.astype(np.int16) + 128).astype(np.uint8)
+        tensors[node.input[2]].CopyFrom(numpy_helper.from_array(shifted, node.input[2]))

@@ -1,0 +1,81 @@
+"""From the store to one task's own small dense module, proved to answer like the masked one.
+
+A task's numbers go into a fresh copy of the user's class; dead units are then physically removed. Removal is accepted only when the masked and the
+shrunk module agree within 1e-5 relative to max|y|, once with the task's own numbers and once with randomised norms and biases.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import ExtractedModel, ModelGraph, TaskWeights
+from tsn_toolkit.filling import fill_
+from tsn_toolkit.graph.proof import prove_equal
+from tsn_toolkit.graph.shrink import shrink
+from tsn_toolkit.graph.units import mask_units_
+from tsn_toolkit.graph.trace import trace
+from tsn_toolkit.model_loading import set_head
+
+
+def masked_model(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWeights) -> nn.Module:
+    """The user's full module holding one task; dead units answer exactly 0."""
+    model = factory().eval()
+    set_head(model, graph.head, len(weights.classes))
+    fill_(model, weights, graph.head)
+    mask_units_(model, graph, weights.unit_masks)
+    return model
+
+
+def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWeights) -> ExtractedModel:
+    """One task as a small dense module.
+
+    Args:
+        factory: makes the user's pristine module.
+        graph: of the pristine module.
+        weights: the task as the store decodes it.
+
+    Raises:
+        GraphError: masked and shrunk modules do not agree; nothing is returned.
+    """
+    masked = masked_model(factory, graph, weights)
+    small = shrink(masked, graph, weights.unit_masks)
+    error = prove_equal(masked, small.model, graph.input_shape, seed=0)
+    _prove_with_random_norms(masked, graph, weights)
+    q, scale = {}, {}
+    layers = {**weights.q, graph.head: weights.head.codes}
+    scales = {**weights.scale, graph.head: weights.head.scale}
+    for name, full in layers.items():
+        slots = small.slots[f"{name}.weight"].numpy()
+        q[name] = full.reshape(-1)[slots]
+        rows = slots.reshape(slots.shape[0], -1)[:, 0] // int(np.prod(full.shape[1:]))
+        scale[name] = scales[name][rows]
+    example = torch.zeros(2, *graph.input_shape)
+    return ExtractedModel(
+        task=weights.name,
+        model=small.model,
+        q=q,
+        scale=scale,
+        macs=trace(small.model, example[:1], head=graph.head).macs,
+        dense_macs=trace(masked, example[:1], head=graph.head).macs,
+        proof_error=error,
+    )
+
+
+def _prove_with_random_norms(masked: nn.Module, graph: ModelGraph, weights: TaskWeights) -> None:
+    """The same proof with norms and biases drawn at random, so that an accidental zero cannot hide a wrong removal."""
+    model = copy.deepcopy(masked)
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+            module.running_mean.copy_(0.2 * torch.randn(module.running_mean.shape, generator=generator))
+            module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            bias.data.copy_(0.2 * torch.randn(bias.shape, generator=generator))
+    mask_units_(model, graph, weights.unit_masks)
+    prove_equal(model, shrink(model, graph, weights.unit_masks).model, graph.input_shape, seed=1)

@@ -1,0 +1,208 @@
+"""What torch-pruning says about one layer's output: which entries of which tensors go with each of its units.
+
+Reads dependencies only, never prunes. Everything that torch-pruning is known to get wrong, or that cannot be expressed as units, raises `Unresolved`
+with a reason, so that the caller freezes the group:
+    nn.MultiheadAttention (it skips it silently when `num_heads` is given) and recurrent layers (it fails half way);
+    grouped convolutions whose channels come from several groups; grouped transposed convolutions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from tsn_toolkit.contracts import GroupMember
+
+PRODUCERS = (_ConvNd, nn.Linear, nn.Embedding)
+OPAQUE = (nn.RNNBase, nn.MultiheadAttention)
+"""Modules whose inner units torch-pruning skips or corrupts."""
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+class Unresolved(Exception):
+    """A group that cannot be resolved; the message is the reason."""
+
+
+def build_dependencies(model: nn.Module, example: torch.Tensor) -> tp.DependencyGraph:
+    """The dependency graph of `model`, which must be a private copy: it is put in eval mode and its parameters get gradients.
+
+    Args:
+        model: private copy on a real device.
+        example: input with a batch dimension.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        # a bare tensor would first be tried as `model(*tensor)`, which runs a model on the first example without its batch
+        return tp.DependencyGraph().build_dependency(model, example_inputs=(example,), verbose=False)
+
+
+def output_pruner(dependencies: tp.DependencyGraph, layer: nn.Module) -> object:
+    """torch-pruning's function that removes output units of `layer`."""
+    return dependencies.get_pruner_of_module(layer).prune_out_channels
+
+
+def output_units(layer: nn.Module) -> int:
+    """Number of output channels, features, embedding or hidden dimensions of a layer."""
+    for attribute in ("out_channels", "out_features", "embedding_dim", "hidden_size", "embed_dim"):
+        if hasattr(layer, attribute):
+            return int(getattr(layer, attribute))
+    raise Unresolved(f"its units of type {type(layer).__name__} cannot be counted")
+
+
+class CoupledUnits:
+    """The units coupled with some output indices of one root layer.
+
+    Attributes:
+        size: number of units.
+        members: entries of tensors that go with the units.
+        producers: names of the layers whose output units these are, in no particular order, with the output indices they cover.
+    """
+
+    def __init__(self, dependencies: tp.DependencyGraph, names: dict[int, str], root: nn.Module, indices: Sequence[int]) -> None:
+        """Resolve the units of `root`'s output `indices`; `names` maps id(module) and id(raw parameter) to paths.
+
+        Raises:
+            Unresolved: with the reason.
+        """
+        self._dependencies, self._names, self._root, self._indices = dependencies, names, root, list(indices)
+        self._parent = {index: index for index in self._indices}
+        items = self._items(self._indices)
+        self._couple_by_closure()
+        for module, is_output, own, roots in items:
+            self._couple_conv_groups(module, is_output, own, roots)
+        representatives = sorted({self._find(index) for index in self._indices})
+        self._unit = {representative: unit for unit, representative in enumerate(representatives)}
+        self.size = len(representatives)
+        self.producers: dict[str, list[int]] = {}
+        arrays: dict[tuple[str, int], NDArray[np.int64]] = {}
+        for module, is_output, own, roots in items:
+            self._add(arrays, module, is_output, own, roots)
+        self.members = tuple(GroupMember(name, dim, array) for (name, dim), array in sorted(arrays.items()))
+
+    def _items(self, indices: list[int]) -> list[tuple[object, bool, list[int], list[int]]]:
+        """(module or parameter, output side, its indices, the root indices they come from) of everything coupled with `indices`."""
+        group = self._dependencies.get_pruning_group(self._root, output_pruner(self._dependencies, self._root), indices)
+        found = []
+        for item in group:
+            module = item.dep.target.module
+            found.append((module, self._dependencies.is_out_channel_pruning_fn(item.dep.handler), list(item.idxs), list(item.root_idxs)))
+        return found
+
+    def _couple_by_closure(self) -> None:
+        """Join root indices that torch-pruning removes together (chunk and add, for example).
+
+        The closure of a set is the union of the closures of its indices, so two indices are independent if some set that holds only one of them is
+        closed. The sets "bit b of the index is set" and their complements tell all pairs apart: 2 log2(n) closures prove the usual case.
+        """
+        if self._independent():
+            return
+        for index in self._indices:
+            for other in self._closure([index]):
+                self._join(index, other)
+
+    def _independent(self) -> bool:
+        """Whether every root index can go alone."""
+        for bit in range(max(self._indices).bit_length()):
+            for value in (0, 1):
+                part = [index for index in self._indices if (index >> bit) & 1 == value]
+                if part and self._closure(part) != set(part):
+                    return False
+        return True
+
+    def _closure(self, indices: list[int]) -> set[int]:
+        """Output indices of the root that go when `indices` go."""
+        reached: set[int] = set()
+        for module, is_output, own, _ in self._items(indices):
+            if module is self._root and is_output:
+                reached.update(own)
+        if not reached <= self._parent.keys():
+            raise Unresolved("its units are coupled with units of another group")
+        return reached
+
+    def _couple_conv_groups(self, module: object, is_output: bool, own: list[int], roots: list[int]) -> None:
+        """A grouped convolution keeps equal groups only if the same position goes in every group: join those positions."""
+        if not isinstance(module, _ConvNd) or module.groups == 1 or _is_depthwise(module):
+            return
+        if module.transposed:
+            raise Unresolved(f"`{self._names[id(module)]}` is a grouped transposed convolution")
+        channels = module.out_channels if is_output else module.in_channels
+        if len(own) != channels:
+            raise Unresolved(f"the groups of `{self._names[id(module)]}` mix units of several groups")
+        first: dict[int, int] = {}
+        for index, root in zip(own, roots, strict=True):
+            self._join(root, first.setdefault(index % (channels // module.groups), root))
+
+    def _add(self, arrays: dict[tuple[str, int], NDArray[np.int64]], module: object, is_output: bool, own: list[int], roots: list[int]) -> None:
+        """Enter the tensors of one coupled module into `arrays`."""
+        if isinstance(module, nn.Parameter):
+            self._enter(arrays, self._names[id(module)], module, self._dependencies.module2node[module].pruning_dim % module.ndim, own, roots)
+            return
+        if not isinstance(module, nn.Module) or id(module) not in self._names:
+            return  # an operation without tensors
+        name = self._names[id(module)]
+        if is_output and isinstance(module, PRODUCERS):
+            self.producers.setdefault(name, []).extend(own)
+        for tensor_name, dim, period in _touched(module, is_output, name):
+            tensor = getattr(module, tensor_name, None)
+            if tensor is not None and tensor.ndim:
+                self._enter(arrays, f"{name}.{tensor_name}", tensor, dim % tensor.ndim, [index % period if period else index for index in own], roots)
+
+    def _enter(
+        self, arrays: dict[tuple[str, int], NDArray[np.int64]], name: str, tensor: torch.Tensor, dim: int, own: list[int], roots: list[int]
+    ) -> None:
+        """Note the unit of every index of one dimension of one tensor."""
+        array = arrays.setdefault((name, dim), np.full(tensor.shape[dim], -1, dtype=np.int64))
+        for index, root in zip(own, roots, strict=True):
+            unit = self._unit[self._find(root)]
+            if index >= len(array) or array[index] not in (-1, unit):
+                raise Unresolved(f"index {index} of `{name}` belongs to two units")
+            array[index] = unit
+
+    def _find(self, index: int) -> int:
+        """Smallest index joined with `index`."""
+        while self._parent[index] != index:
+            index = self._parent[index]
+        return index
+
+    def _join(self, one: int, other: int) -> None:
+        """Make two root indices one unit."""
+        one, other = sorted((self._find(one), self._find(other)))
+        self._parent[other] = one
+
+
+def _is_depthwise(module: _ConvNd) -> bool:
+    """One input channel and one output channel per group."""
+    return module.groups == module.out_channels == module.in_channels and module.out_channels > 1
+
+
+def _touched(module: nn.Module, is_output: bool, name: str) -> list[tuple[str, int, int]]:
+    """(tensor, dimension, period of its indices or 0) that shrink in `module` when units of its output (or input) go."""
+    if isinstance(module, _ConvNd):
+        out_dim, in_dim = (1, 0) if module.transposed else (0, 1)
+        if _is_depthwise(module):
+            return [("weight", 0, 0), ("bias", 0, 0)]
+        if is_output:
+            return [("weight", out_dim, 0), ("bias", 0, 0)]
+        return [("weight", in_dim, module.in_channels // module.groups if module.groups > 1 else 0)]
+    if isinstance(module, nn.Linear):
+        return [("weight", 0, 0), ("bias", 0, 0)] if is_output else [("weight", 1, 0)]
+    if isinstance(module, nn.Embedding):
+        return [("weight", 1, 0)]
+    if isinstance(module, (_BatchNorm, _InstanceNorm, nn.GroupNorm)):
+        return [(tensor, 0, 0) for tensor in NORM_TENSORS]
+    if isinstance(module, nn.LayerNorm):
+        return [("weight", -1, 0), ("bias", -1, 0)]
+    if isinstance(module, nn.PReLU):
+        return [("weight", 0, 0)] if module.num_parameters > 1 else []
+    raise Unresolved(f"it reaches `{name}` of type {type(module).__name__}, whose units cannot be removed safely")

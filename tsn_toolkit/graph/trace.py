@@ -1,0 +1,235 @@
+"""Trace a pristine model into a `ModelGraph`: operations, costs, codable layers, unit groups."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from difflib import get_close_matches
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tsn_toolkit.contracts import LayerRecord, ModelGraph, NodeRecord
+from tsn_toolkit.errors import GraphError
+from tsn_toolkit.graph.cost import operation_macs
+from tsn_toolkit.graph.export_trace import trace_by_export
+from tsn_toolkit.graph.fingerprint import fingerprint
+from tsn_toolkit.graph.fx_trace import trace_by_fx
+from tsn_toolkit.graph.groups import find_groups
+from tsn_toolkit.graph.operations import Operation, source_of_traceback
+
+CODABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
+HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def trace(model: nn.Module, example_input: torch.Tensor, *, head: str | None = None) -> ModelGraph:
+    """What the analyzer knows of `model`, which is left as it was (values, modes, hooks) and may be on the meta device.
+
+    Args:
+        model: any module that takes one tensor and accepts any batch size.
+        example_input: (n, ...), n >= 1; only its first example is used, so that all costs are at batch 1.
+        head: module path of the classifier; None takes the last linear layer or convolution that feeds the output.
+
+    Raises:
+        GraphError: if the model cannot be traced (with the operation and its place), or has no such head.
+    """
+    if example_input.ndim < 1 or not len(example_input):
+        raise GraphError(f"`example_input` must hold at least one example along its first dimension, got shape {tuple(example_input.shape)}.")
+    quiet = copy.deepcopy(model).eval()
+    device = next((parameter.device for parameter in quiet.parameters()), example_input.device)
+    operations = _operations(quiet, example_input[:1].to(device))
+    order = _layer_order(quiet, operations)
+    head = _find_head(quiet, operations, order, head)
+    graph = ModelGraph(
+        nodes=_nodes(quiet, operations),
+        edges=_edges(operations),
+        layers=_layers(quiet, operations, order),
+        groups=(),
+        head=head,
+        input_shape=tuple(example_input.shape[1:]),
+        fingerprint=fingerprint(model),
+    )
+    sources: dict[str, str] = {}
+    for operation in operations:
+        for name in (operation.module, *(parameter.rpartition(".")[0] for parameter in operation.parameters)):
+            sources.setdefault(name, operation.source)
+    return replace(graph, groups=find_groups(quiet, graph, order, sources))
+
+
+def _operations(model: nn.Module, example: torch.Tensor) -> tuple[Operation, ...]:
+    """Trace by torch.export, by torch.fx where that fails.
+
+    Raises:
+        GraphError: if neither can.
+    """
+    try:
+        with torch.no_grad():
+            model(example)
+    except Exception as error:
+        place, line = source_of_traceback(error.__traceback__)
+        where = f" at {place} in `{line}`" if place else ""
+        shape = tuple(example.shape)
+        raise GraphError(f"The model cannot run on an input of shape {shape}{where}: {_first_line(error)}. Give the shape it expects.") from error
+    try:
+        with _silence():
+            return trace_by_export(model, example)
+    except Exception as export_error:  # torch.export raises many types; every one of them means "try fx"
+        try:
+            with _silence():
+                return trace_by_fx(model, example)
+        except Exception as fx_error:
+            place, line = source_of_traceback(export_error.__traceback__)
+            if not place:
+                place, line = source_of_traceback(fx_error.__traceback__)
+            where = f" at {place} in `{line}`" if place else ""
+            raise GraphError(
+                f"The model cannot be traced{where}. torch.export: {_first_line(export_error)}. torch.fx: {_first_line(fx_error)}. "
+                "Python control flow must not depend on tensor values: use torch.where, or move the decision out of forward."
+            ) from export_error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep torch's own prints, log lines and warnings about a model that fails to trace off the screen: our error says it once."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        sink = io.StringIO()
+        with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _first_line(error: Exception) -> str:
+    """First line of an error with its type, without a final stop."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0].rstrip('.') if text else 'no message'}"
+
+
+def _layer_order(model: nn.Module, operations: Sequence[Operation]) -> tuple[str, ...]:
+    """Modules of which an operation reads a parameter, in execution order."""
+    modules = dict(model.named_modules())
+    order: dict[str, None] = {}
+    for operation in operations:
+        for parameter in operation.parameters:
+            path = parameter.rpartition(".")[0]
+            if path in modules:
+                order.setdefault(path)
+    return tuple(order)
+
+
+def _find_head(model: nn.Module, operations: Sequence[Operation], order: Sequence[str], head: str | None) -> str:
+    """The classifier's path.
+
+    Raises:
+        GraphError: if `head` is not a layer of the model, or none feeds the output.
+    """
+    heads = [name for name in order if isinstance(model.get_submodule(name), HEADS)]
+    if head is not None:
+        if head not in heads:
+            near = get_close_matches(head, heads, 1)
+            hint = f"; did you mean `{near[0]}`?" if near else "."
+            raise GraphError(f"`head` must name a linear layer or convolution of the model, got `{head}`{hint} Known: {', '.join(heads)}.")
+        return head
+    feeding = {name for operation in operations if operation.op == "output" for name in operation.inputs}
+    for operation in reversed(operations):
+        if operation.name not in feeding:
+            continue
+        for parameter in operation.parameters:
+            path, _, leaf = parameter.rpartition(".")
+            if leaf == "weight" and path in heads:
+                return path
+        feeding.update(operation.inputs)
+    raise GraphError("No linear layer or convolution feeds the model's output, so there is no head. Name one with `head`.")
+
+
+def _nodes(model: nn.Module, operations: Sequence[Operation]) -> tuple[NodeRecord, ...]:
+    """Records of all operations; a parameter counts where it is read first."""
+    sizes = {name: parameter.numel() * parameter.element_size() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    seen: set[str] = set()
+    nodes = []
+    for operation in operations:
+        first = [name for name in dict.fromkeys(operation.parameters) if name not in seen]
+        seen.update(first)
+        elements = sum(torch.Size(shape).numel() for shape in operation.output_shapes)
+        nodes.append(
+            NodeRecord(
+                name=operation.name,
+                op=operation.op,
+                module=operation.module,
+                output_shapes=operation.output_shapes,
+                dtype=str(operation.dtype).removeprefix("torch."),
+                macs=_macs(operation),
+                parameter_bytes=sum(sizes.get(name, 0) for name in first),
+                activation_bytes=elements * operation.dtype.itemsize if operation.fresh else 0,
+                source=operation.source,
+            )
+        )
+    return tuple(nodes)
+
+
+def _macs(operation: Operation) -> int:
+    """Multiply-accumulates of one operation."""
+    if not operation.output_shapes or operation.op in {"input", "output"}:
+        return 0
+    return operation_macs(operation.op, operation.input_shapes, operation.output_shapes[0], equation=operation.equation)
+
+
+def _edges(operations: Sequence[Operation]) -> tuple[tuple[str, str, int], ...]:
+    """One edge per use of an output, so that x + x is two edges."""
+    return tuple((source, operation.name, position) for operation in operations for position, source in enumerate(operation.inputs))
+
+
+def _layers(model: nn.Module, operations: Sequence[Operation], order: Sequence[str]) -> tuple[LayerRecord, ...]:
+    """Codable layers in execution order, the head included."""
+    norms = _following_norms(model, operations)
+    macs: dict[str, int] = {}
+    for operation in operations:
+        for parameter in operation.parameters:
+            if parameter.endswith(".weight"):
+                path = parameter.removesuffix(".weight")
+                macs[path] = macs.get(path, 0) + _macs(operation)
+    records = []
+    for name in order:
+        layer = model.get_submodule(name)
+        if isinstance(layer, CODABLE):
+            records.append(LayerRecord(name, type(layer).__name__, tuple(layer.weight.shape), macs.get(name, 0), norms.get(name, "")))
+    return tuple(records)
+
+
+def _following_norms(model: nn.Module, operations: Sequence[Operation]) -> Mapping[str, str]:
+    """Layer -> path of the batch norm that reads its output, is the only one to do so, and reads nothing else."""
+    readers: dict[str, list[Operation]] = {}
+    for operation in operations:
+        for source in operation.inputs:
+            readers.setdefault(source, []).append(operation)
+    by_norm: dict[str, set[str]] = {}
+    by_layer: dict[str, set[str]] = {}
+    producer = {operation.name: _weight_owner(operation) for operation in operations}
+    for operation in operations:
+        if producer[operation.name] and operation.op != "batch_norm":
+            following = {reader.module if reader.op == "batch_norm" else "" for reader in readers.get(operation.name, [])}
+            alone = len(readers.get(operation.name, [])) == 1
+            by_layer.setdefault(producer[operation.name], set()).update(following if alone else {""})
+        if operation.op == "batch_norm":
+            by_norm.setdefault(operation.module, set()).add(producer.get(operation.inputs[0], "") if operation.inputs else "")
+    modules = dict(model.named_modules())
+    found = {}
+    for layer, norms in by_layer.items():
+        norm = next(iter(norms)) if len(norms) == 1 else ""
+        if norm and isinstance(modules.get(norm), _BatchNorm) and by_norm[norm] == {layer}:
+            found[layer] = norm
+    return found
+
+
+def _weight_owner(operation: Operation) -> str:
+    """Path of the module whose `weight` the operation reads, or ""."""
+    return next((name.removesuffix(".weight") for name in operation.parameters if name.endswith(".weight")), "")

@@ -1,0 +1,36 @@
+"""Magnitude: the L2 norm of the weights that make a unit, over all producers of its group.
+
+Li et al., "Pruning Filters for Efficient ConvNets", 2017:
+
+    s_u = sqrt(sum over producers, over weights w of output u: w^2)
+
+Deviation: the paper takes the L1 norm; L2 is the usual choice since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tsn_toolkit.contracts import ModelGraph
+from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, sum_along
+
+
+def score(
+    model: nn.Module,
+    graph: ModelGraph,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """L2 norm per unit; `batches` and `loss` are not used."""
+    scores = {}
+    for group in prunable_groups(graph):
+        squares = np.zeros(group.size)
+        for member, weight in producer_weights(model, group):
+            add_per_unit(squares, member, sum_along(weight.detach().double() ** 2, member.dim))
+        scores[group.name] = np.sqrt(squares)
+    return scores

@@ -1,0 +1,179 @@
+"""Models: a factory's nn.Module, optionally filled from a checkpoint, and its classifier replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tsn_toolkit.errors import ModelError
+from tsn_toolkit.factory import call_factory
+from tsn_toolkit.registry import did_you_mean
+
+SHOWN_KEYS = 8
+"""Keys of each kind that a checkpoint mismatch lists."""
+
+
+def load_model(factory_text: str, checkpoint: str | Path | None = None, *, sha256: str | None = None) -> nn.Module:
+    """Build a model and fill it.
+
+    Args:
+        factory_text: `package.module:factory` or `path/to/file.py:factory`, with literal arguments.
+        checkpoint: a `.pth`, `.pt` or `.safetensors` file, or None for the factory's own initialisation.
+        sha256: hex digest that the checkpoint file must have, or None.
+
+    Returns:
+        The module in eval mode.
+
+    Raises:
+        ModelError: the factory cannot be called or gives no nn.Module; the checkpoint is missing, unreadable, of another digest, or does not fit.
+    """
+    model = call_factory(factory_text)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"factory {factory_text!r} returned a {type(model).__name__}; it must return a torch.nn.Module.")
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint, sha256=sha256)
+        _fill_(model, state, Path(checkpoint))
+    return model.eval()
+
+
+def load_checkpoint(checkpoint: str | Path, *, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Read a state dict without running any code of the file.
+
+    A dict under `state_dict` is unwrapped and the `module.` prefix that DataParallel adds is removed.
+
+    Args:
+        checkpoint: a `.pth`, `.pt` or `.safetensors` file.
+        sha256: hex digest that the file must have, or None.
+
+    Returns:
+        Parameter and buffer name -> tensor on the CPU.
+
+    Raises:
+        ModelError: the file is missing, of another digest or kind, unreadable, or holds something other than tensors.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise ModelError(f"checkpoint {path} does not exist. Correct the path, or set the variable that it starts with to the folder that has it.")
+    if sha256 is not None:
+        _check_digest(path, sha256)
+    if path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt"):
+        state = _read_torch(path)
+    else:
+        raise ModelError(f"checkpoint {path} has the suffix {path.suffix!r}; it must be .pth, .pt or .safetensors.")
+    prefix = "module."
+    if state and all(name.startswith(prefix) for name in state):
+        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    return state
+
+
+def set_head(model: nn.Module, head_path: str, classes: int, *, generator: torch.Generator | None = None) -> nn.Module:
+    """Replace the classifier of `model`, in place, with a fresh one.
+
+    Weights and bias are uniform in +-1/sqrt(features), as torch initialises a linear layer.
+
+    Args:
+        model: the module to change.
+        head_path: module path of an nn.Linear, or of an nn.Conv2d with a 1x1 kernel and one group.
+        classes: outputs of the new classifier, at least 1.
+        generator: source of the initial values; None draws from torch's global generator.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: `head_path` names no module or one that is no classifier, or `classes` is below 1.
+    """
+    if classes < 1:
+        raise ModelError(f"a head needs at least 1 class, got {classes}.")
+    modules = dict(model.named_modules())
+    old = modules.get(head_path) if head_path else None
+    if old is None:
+        known = [name for name, module in modules.items() if isinstance(module, nn.Linear | nn.Conv2d)]
+        raise ModelError(
+            f"the model has no module {head_path!r}{did_you_mean(head_path, known)}; layers: {_shorten(known)}. Set `model.head` to the classifier."
+        )
+    if isinstance(old, nn.Linear):
+        fresh: nn.Module = nn.Linear(old.in_features, classes, bias=old.bias is not None, device="meta")
+        features = old.in_features
+    elif isinstance(old, nn.Conv2d) and old.kernel_size == (1, 1) and old.groups == 1:
+        fresh = nn.Conv2d(old.in_channels, classes, 1, stride=(old.stride[0], old.stride[1]), bias=old.bias is not None, device="meta")
+        features = old.in_channels
+    else:
+        raise ModelError(f"head {head_path!r} is {old}; it must be an nn.Linear or an nn.Conv2d with a 1x1 kernel and one group.")
+    fresh = fresh.to_empty(device=old.weight.device).to(dtype=old.weight.dtype).train(old.training)  # from meta: draws no random number
+    bound = features**-0.5
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+    parent_path, _, name = head_path.rpartition(".")
+    setattr(model.get_submodule(parent_path), name, fresh)
+    return model
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected.lower():
+        raise ModelError(f"checkpoint {path} has sha256 {digest}, expected {expected}. Get the right file or correct `model.checkpoint_sha256`.")
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as problem:
+        raise ModelError(f"checkpoint {path} is not a readable safetensors file ({problem}). Get it again.") from problem
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError) as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise ModelError(
+            f"checkpoint {path} cannot be read with weights_only=True ({reason}). It must be a state dict of tensors: "
+            "torch.save(model.state_dict(), FILE)."
+        ) from problem
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise ModelError(
+            f"checkpoint {path} holds a {type(loaded).__name__} without tensors; it must be a state dict, or a dict with one under `state_dict`."
+        )
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ModelError(f"checkpoint {path}: entry {name!r} is a {type(value).__name__}; a state dict maps names to tensors.")
+    return dict(loaded)
+
+
+def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copy `state` into `model`, all keys or none."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    misshapen = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if not missing and not unexpected and not misshapen:
+        model.load_state_dict(dict(state), strict=False)  # strict would refuse a missing num_batches_tracked
+        return
+    shapes = [f"{name} (checkpoint {tuple(state[name].shape)}, model {tuple(own[name].shape)})" for name in misshapen]
+    lines = [f"checkpoint {path} does not fit the model:"]
+    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", shapes)):
+        lines.append(f"  {len(keys)} {kind}: {_shorten(keys)}")
+    lines.append("Name the architecture that the checkpoint was trained with in `model.factory`, or another checkpoint.")
+    raise ModelError("\n".join(lines))
+
+
+def _shorten(keys: list[str]) -> str:
+    """The first keys, and how many more there are."""
+    if not keys:
+        return "none"
+    more = f", and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return ", ".join(keys[:SHOWN_KEYS]) + more

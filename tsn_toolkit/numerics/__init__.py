@@ -1,0 +1,1 @@
+"""Numbers without models: bit packing, half-precision vectors, one-dimensional k-means, entropy coding."""

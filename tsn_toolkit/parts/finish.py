@@ -1,0 +1,102 @@
+"""A learned small module becomes integers: the last step of every store strategy, after which nothing changes the function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState
+from tsn_toolkit.filling import write_norm_, write_weight_
+from tsn_toolkit.parts.slots import scatter_codes, scatter_head, scatter_vector
+from tsn_toolkit.parts.subnet_weight import detach_, wrapped
+from tsn_toolkit.parts.trunk import code_head, collect_biases, collect_norms
+from tsn_toolkit.vocabulary import SlotState
+
+
+@dataclass(frozen=True)
+class SmallIntegers:
+    """The integers of a small module: what its weights are made of, before they go back to their slots.
+
+    Attributes:
+        owned: layer name -> codes, for layers that own something or select slots.
+        q, scale: layer name -> integers and scales of every layer, the shared ones and the head included.
+        head: small classifier.
+    """
+
+    owned: dict[str, LayerCodes]
+    q: dict[str, np.ndarray]
+    scale: dict[str, np.ndarray]
+    head: HeadState
+
+
+def to_integers_(model: nn.Module, graph: ModelGraph, shared: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> SmallIntegers:
+    """Ends the wrapping, in place: the module's weights become exactly scale * q, the head int8.
+
+    Args:
+        model: small module with wrapped layers.
+        graph: of the pristine module, for the head's name.
+        shared: layer name -> (q, scale) of layers that are the parent's as they are.
+    """
+    owned, q, scale = {}, {}, {}
+    for name, wrapper, latent in wrapped(model):
+        owned[name] = wrapper.finish(latent)
+        values = wrapper.inherited_q.cpu().numpy().astype(np.int8)
+        values = np.where(owned[name].states == SlotState.PRUNED, np.int8(0), values)
+        values[owned[name].states == SlotState.OWN] = owned[name].codebook[owned[name].codes]
+        q[name], scale[name] = values, owned[name].scale
+    detach_(model)
+    for name, (values, factor) in shared.items():
+        q[name], scale[name] = values, factor
+    for name in q:
+        write_weight_(model.get_submodule(name), q[name], scale[name])
+    head = code_head(model, graph.head)
+    module = model.get_submodule(graph.head)
+    write_weight_(module, head.codes, head.scale)
+    if module.bias is not None:
+        module.bias.data.copy_(torch.from_numpy(head.bias))
+    q[graph.head], scale[graph.head] = head.codes, head.scale
+    return SmallIntegers(owned=owned, q=q, scale=scale, head=head)
+
+
+def freeze_vectors_(model: nn.Module, head: str) -> tuple[dict[str, NormState], dict[str, np.ndarray]]:
+    """Norms and biases rounded to what the store can hold, written back in place and returned (small lengths)."""
+    norms = collect_norms(model)
+    for name, norm in norms.items():
+        write_norm_(model.get_submodule(name), norm, name)
+    biases = collect_biases(model, head)
+    for name, bias in biases.items():
+        module = model.get_submodule(name)
+        module.bias.data.copy_(torch.from_numpy(bias).view_as(module.bias))
+    return norms, biases
+
+
+def scatter_all(
+    integers: SmallIntegers,
+    norms: Mapping[str, NormState],
+    biases: Mapping[str, np.ndarray],
+    slots: Mapping[str, torch.Tensor],
+    full: Mapping[str, tuple[int, ...]],
+    head: str,
+) -> tuple[dict[str, LayerCodes], dict[str, NormState], dict[str, np.ndarray], HeadState]:
+    """Everything at full shape: (layers, norms, biases, head).
+
+    Args:
+        integers, norms, biases: of the small module.
+        slots: of the shrunk module.
+        full: state-dict name -> full shape (before removal).
+        head: module path of the head.
+    """
+    layers = {name: scatter_codes(codes, slots[f"{name}.weight"], full[f"{name}.weight"]) for name, codes in integers.owned.items()}
+    full_norms = {}
+    for name, norm in norms.items():
+        key = next(k for k in (f"{name}.weight", f"{name}.running_mean") if k in slots)
+        gain, shift = (scatter_vector(vector, slots[key], full[key][0]) for vector in (norm.gain, norm.shift))
+        full_norms[name] = NormState(gain=gain, shift=shift)
+    full_biases = {name: scatter_vector(bias, slots[f"{name}.bias"], full[f"{name}.bias"][0]) for name, bias in biases.items()}
+    features = int(np.prod(full[f"{head}.weight"][1:]))
+    codes = scatter_head(integers.head.codes, slots[f"{head}.weight"], features)
+    return layers, full_norms, full_biases, HeadState(codes=codes, scale=integers.head.scale, bias=integers.head.bias)

@@ -1,0 +1,120 @@
+"""A trained checkpoint as the trunk: the first owner, in integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState, TrunkResult
+from tsn_toolkit.filling import read_norm
+from tsn_toolkit.numerics.half import round_half
+from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
+from tsn_toolkit.vocabulary import SlotState
+
+NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class TrunkWeights:
+    """A checkpoint trunk in the form that fills a module; fields as in `TaskWeights`."""
+
+    q: dict[str, NDArray[np.int8]]
+    scale: dict[str, NDArray[np.float32]]
+    norms: dict[str, NormState]
+    biases: dict[str, NDArray[np.float32]]
+    head: HeadState
+
+
+def seed_trunk(seed: int) -> TrunkResult:
+    """The trunk of a fresh network: nothing but the seed of its initialisation."""
+    return TrunkResult(kind="seed", seed=seed, layers={}, norms={}, biases={}, head=None)
+
+
+def checkpoint_trunk(model: nn.Module, graph: ModelGraph, *, bit_width: int, max_code: int, seed: int) -> TrunkResult:
+    """Codes every layer of a trained module.
+
+    Where the gain of a foldable norm is negative, the channel's weights and the gain change sign together, which leaves the function as it is and
+    lets every later export keep the integers as they are.
+
+    Args:
+        model: trained, in evaluation mode; left as it is.
+        graph: of the module.
+        bit_width: bits per code, 1..8; one codebook per layer.
+        max_code: largest |q|.
+        seed: kept for tasks that need fresh numbers.
+    """
+    norms = collect_norms(model)
+    layers = {}
+    for record in graph.layers:
+        if record.name == graph.head:
+            continue
+        weight = model.get_submodule(record.name).weight.detach().float().cpu().numpy()
+        if record.norm:
+            norm = norms[record.norm]
+            sign = np.where(norm.gain < 0, -1.0, 1.0).astype(np.float32)
+            weight = weight * sign.reshape(-1, *([1] * (weight.ndim - 1)))
+            norms[record.norm] = NormState(gain=norm.gain * sign, shift=norm.shift)
+        layers[record.name] = code_layer(weight, bit_width=bit_width, max_code=max_code)
+    return TrunkResult(
+        kind="checkpoint", seed=seed, layers=layers, norms=norms, biases=collect_biases(model, graph.head), head=code_head(model, graph.head)
+    )
+
+
+def code_layer(weight: NDArray[np.float32], *, bit_width: int, max_code: int) -> LayerCodes:
+    """Every slot of one weight (out, ...) as a code: one scale per output channel, one codebook per layer."""
+    scale = channel_scale(weight, max_code)
+    q = weight.astype(np.float64) / scale.astype(np.float64).reshape(-1, *([1] * (weight.ndim - 1)))
+    values = np.clip(q, -max_code, max_code).reshape(-1)
+    codebook = fit_codebook(values, bit_width, max_code)
+    states = np.full(weight.shape, SlotState.OWN, np.uint8)
+    return LayerCodes(states=states, codes=assign_codes(values, codebook), codebook=codebook, bit_width=bit_width, scale=scale)
+
+
+def channel_scale(weight: NDArray[np.float32], max_code: int) -> NDArray[np.float32]:
+    """Scale per output channel that maps the channel's largest weight to `max_code`, rounded to what the store can hold."""
+    largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
+    floor = max(float(largest.max()), 1e-8) * 1e-3
+    return round_half((np.maximum(largest, floor) / max_code).astype(np.float32))
+
+
+def code_head(model: nn.Module, head: str) -> HeadState:
+    """The classifier as int8, one scale per class."""
+    module = model.get_submodule(head)
+    weight = module.weight.detach().float().cpu().numpy()
+    weight = weight.reshape(weight.shape[0], -1)
+    scale = channel_scale(weight, 127)
+    codes = np.clip(np.rint(weight.astype(np.float64) / scale[:, None]), -127, 127).astype(np.int8)
+    bias = np.zeros(len(weight), np.float32) if module.bias is None else round_half(module.bias.detach().float().cpu().numpy())
+    return HeadState(codes=codes, scale=scale, bias=bias)
+
+
+def collect_norms(model: nn.Module) -> dict[str, NormState]:
+    """Every norm of the module as two vectors, rounded to what the store can hold."""
+    states = {
+        name: read_norm(module, name)
+        for name, module in model.named_modules()
+        if isinstance(module, NORM_TYPES) and (module.weight is not None or isinstance(module, nn.modules.batchnorm._BatchNorm))
+    }
+    return {name: NormState(gain=round_half(state.gain), shift=round_half(state.shift)) for name, state in states.items()}
+
+
+def collect_biases(model: nn.Module, head: str) -> dict[str, NDArray[np.float32]]:
+    """Every bias of a module that is neither a norm nor the head, rounded to what the store can hold."""
+    biases = {}
+    for name, module in model.named_modules():
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, torch.nn.Parameter) and not isinstance(module, NORM_TYPES) and name != head:
+            biases[name] = round_half(bias.detach().float().cpu().numpy().reshape(-1))
+    return biases
+
+
+def trunk_weights(trunk: TrunkResult) -> TrunkWeights:
+    """A checkpoint trunk in the form that fills a module."""
+    assert trunk.head is not None, "only a checkpoint trunk has weights"
+    q = {name: layer.codebook[layer.codes].reshape(layer.states.shape) for name, layer in trunk.layers.items()}
+    scale = {name: layer.scale for name, layer in trunk.layers.items()}
+    return TrunkWeights(q=q, scale=scale, norms=dict(trunk.norms), biases=dict(trunk.biases), head=trunk.head)

@@ -1,0 +1,9 @@
+"""From a graph and settings to a compression plan, and the plan as a file that the user may edit."""
+
+from tsn_toolkit.plan.choose import choose_units
+from tsn_toolkit.plan.file import check_plan, load_plan, save_plan
+from tsn_toolkit.plan.macs import macs_after
+from tsn_toolkit.plan.make import make_plan
+from tsn_toolkit.plan.settings import PlanSettings
+
+__all__ = ["PlanSettings", "check_plan", "choose_units", "load_plan", "macs_after", "make_plan", "save_plan"]

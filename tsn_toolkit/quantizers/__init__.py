@@ -1,0 +1,1 @@
+"""Static activation quantizers around the integer weights of the store."""

@@ -1,0 +1,185 @@
+"""From a plain float module to a Brevitas module with integer arithmetic, norms folded.
+
+Graph mode is tried first: it aligns the inputs of additions and quantizes every edge, so that a runtime finds whole integer kernels. Brevitas aligns
+residual branches in a loop that does not end on some models (attention); the loop is cut after a number of rounds that depends on the graph alone,
+never on the clock. Where graph mode fails, each layer gets its own input quantizer (`layerwise`), which is correct but leaves more of the model in
+float; the caller is told.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsn_toolkit.errors import ExportError, TargetError
+
+SUPPORTED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+"""Layers whose weights can be exported as integers; dimension 0 is the output channel of each."""
+
+_FLOAT_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class QuantizedGraph:
+    """What Brevitas made of a float module.
+
+    Attributes:
+        module: the Brevitas module, eval mode, quantizers not yet calibrated.
+        mode: `graph` or `layerwise`.
+        notes: one sentence per thing the user should know, for example why graph mode failed.
+    """
+
+    module: nn.Module
+    mode: str
+    notes: tuple[str, ...]
+
+
+def require_brevitas() -> None:
+    """Check that Brevitas can be imported.
+
+    Raises:
+        TargetError: it cannot; the message holds the line that installs it.
+    """
+    try:
+        import brevitas.graph.quantize  # noqa: F401
+    except ImportError as error:
+        raise TargetError(f"Integer activations need Brevitas, which cannot be imported ({error}). Install it: pip install brevitas") from error
+
+
+def quantize_graph(model: nn.Module, example: torch.Tensor) -> QuantizedGraph:
+    """Put Brevitas quantizers on a copy of `model`; weights and function stay those of `model` until a quantizer is calibrated.
+
+    Args:
+        model: plain module in eval mode; not changed.
+        example: float32 input (batch, ...) on which the rewritten module is compared with `model` in float.
+
+    Raises:
+        TargetError: Brevitas is missing.
+        ExportError: neither graph mode nor layerwise mode reproduces the float model.
+    """
+    require_brevitas()
+    try:
+        module = _graph_mode(model)
+        _check_float(model, module, example)
+        return QuantizedGraph(module, "graph", ())
+    except Exception as error:  # whatever Brevitas or fx raises on a model they do not know, layerwise may still work
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    try:
+        module = _layerwise_mode(model)
+        _check_float(model, module, example)
+    except Exception as error:
+        raise ExportError(
+            f"The model cannot be quantized. Graph mode failed with {reason}; layerwise mode failed with {type(error).__name__}: {error}. "
+            "Supported are conv, linear, norm, ReLU, addition, pooling, flatten and reshape."
+        ) from error
+    note = f"Brevitas' graph mode failed ({reason}); each layer quantizes its own input instead, so norms and additions stay in float."
+    return QuantizedGraph(module, "layerwise", (note,))
+
+
+def activation_proxies(module: nn.Module) -> dict[str, nn.Module]:
+    """Brevitas' enabled activation quantizers by name, in module order; a name is the path of the module that owns the quantizer."""
+    from brevitas.proxy.runtime_quant import ActQuantProxyFromInjectorBase
+
+    found = {}
+    for name, child in module.named_modules():
+        if isinstance(child, ActQuantProxyFromInjectorBase) and child.is_quant_enabled:
+            found[name.removesuffix(".act_quant")] = child
+    return found
+
+
+@contextmanager
+def float_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, every quantizer of a Brevitas module passes floats through; afterwards each is as it was."""
+    from brevitas.proxy.quant_proxy import QuantProxyFromInjector
+
+    before = {child: child.disable_quant for child in module.modules() if isinstance(child, QuantProxyFromInjector)}
+    returns = {child: child.return_quant_tensor for child in module.modules() if hasattr(child, "return_quant_tensor")}
+    for proxy in before:
+        proxy.disable_quant = True
+    for child in returns:
+        child.return_quant_tensor = False
+    try:
+        yield
+    finally:
+        for proxy, state in before.items():
+            proxy.disable_quant = state
+        for child, state in returns.items():
+            child.return_quant_tensor = state
+
+
+def _weight_settings() -> dict[str, Any]:
+    """Keyword arguments of a Brevitas layer: per-channel int8 weights whose scale is a parameter we overwrite, int32 bias."""
+    from brevitas.inject.enum import ScalingImplType
+    from brevitas.quant import Int8WeightPerChannelFloat, Int32Bias
+
+    class StoredScaleWeight(Int8WeightPerChannelFloat):
+        """Weight quantizer whose scale comes from the store instead of from the weights."""
+
+        scaling_impl_type = ScalingImplType.PARAMETER_FROM_STATS
+        scaling_min_val = None
+
+    return {"weight_quant": StoredScaleWeight, "bias_quant": Int32Bias}
+
+
+def _graph_mode(model: nn.Module) -> nn.Module:
+    from brevitas.graph import quantize as rules
+
+    settings = _weight_settings()
+    layers = dict(rules.COMPUTE_LAYER_MAP)
+    for kind in SUPPORTED_LAYERS:
+        quant_class, defaults = layers[kind]
+        layers[kind] = (quant_class, {**defaults, **settings})
+    graph = rules.preprocess_for_quantize(_affine_copy(model), relu6_to_relu=False)
+    with _bounded_residual_loop(graph):
+        return rules.quantize(graph, compute_layer_map=layers).eval()
+
+
+def _layerwise_mode(model: nn.Module) -> nn.Module:
+    from brevitas.graph import quantize as rules
+
+    settings = _weight_settings()
+    layers = {}
+    for kind in SUPPORTED_LAYERS:
+        quant_class, defaults = rules.LAYERWISE_COMPUTE_LAYER_MAP[kind]
+        layers[kind] = (quant_class, {**defaults, **settings})
+    return rules.layerwise_quantize(copy.deepcopy(model), compute_layer_map=layers).eval()
+
+
+def _affine_copy(model: nn.Module) -> nn.Module:
+    """A copy whose batch norms all have a gain and a shift: Brevitas folds no others."""
+    clone = copy.deepcopy(model)
+    for module in clone.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and not module.affine:
+            module.weight = nn.Parameter(torch.ones(module.num_features))
+            module.bias = nn.Parameter(torch.zeros(module.num_features))
+            module.affine = True
+    return clone
+
+
+@contextmanager
+def _bounded_residual_loop(graph: nn.Module) -> Iterator[None]:
+    """Inside, Brevitas gives up aligning additions after a few rounds per node of `graph`; a solvable graph needs about one per addition."""
+    from brevitas.graph import quantize_impl
+
+    before = quantize_impl.MAX_RESIDUAL_ITERS
+    joins = [node for node in graph.graph.nodes if node.op in ("call_function", "call_method")]
+    quantize_impl.MAX_RESIDUAL_ITERS = 3 * len(joins) + 8
+    try:
+        yield
+    finally:
+        quantize_impl.MAX_RESIDUAL_ITERS = before
+
+
+def _check_float(model: nn.Module, module: nn.Module, example: torch.Tensor) -> None:
+    with torch.no_grad(), float_mode(module):
+        expected, got = model(example), module(example)
+    error = float((expected - got).abs().max())
+    limit = _FLOAT_TOLERANCE * max(float(expected.abs().max()), 1e-30)
+    if not error <= limit:
+        raise ExportError(f"the rewritten model differs from the float model by {error:.3g}, more than {limit:.3g}")

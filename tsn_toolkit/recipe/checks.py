@@ -1,0 +1,140 @@
+"""Rules of a recipe that no single field can hold. Each check sees the sections that are valid by themselves, so that one mistake hides no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from tsn_toolkit.errors import TsnError
+from tsn_toolkit.factory import parse_factory
+from tsn_toolkit.recipe.environment import unset_variables
+from tsn_toolkit.recipe.schema import DataSection, ModelSection, PlanSection, TasksSection
+from tsn_toolkit.recipe.yaml_document import KeyPath
+from tsn_toolkit.registry import data_folders, did_you_mean, names
+from tsn_toolkit.vocabulary import TRUNK
+
+Finding = tuple[KeyPath, str]
+"""Where, and one sentence: what is wrong, the rule, what to do."""
+
+
+def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Everything wrong between fields.
+
+    Args:
+        sections: top-level key -> validated value; keys whose value is not valid by itself are left out.
+    """
+    if "model" in sections:
+        yield from _check_model(sections["model"])
+    if "data" in sections:
+        yield from _check_data(sections["data"])
+    if "tasks" in sections:
+        yield from _check_tasks(sections["tasks"])
+    if "plan" in sections:
+        yield from _check_plan(sections["plan"])
+    if "training" in sections:
+        augment = sections["training"].augment
+        if len(set(augment)) < len(augment):
+            yield ("training", "augment"), f"an augmentation is named twice, got {list(augment)}. Name each once."
+    if "model" in sections and sections["model"].checkpoint is None:
+        yield from _check_checkpoint_users(sections)
+    yield from _check_targets(sections.get("targets", ()))
+
+
+def _check_model(model: ModelSection) -> Iterator[Finding]:
+    yield from _check_factory(("model", "factory"), model.factory)
+    if model.checkpoint is not None:
+        yield from _check_path(("model", "checkpoint"), model.checkpoint)
+        return
+    for key in ("checkpoint_sha256", "reference_accuracy"):
+        if getattr(model, key) is not None:
+            yield ("model", key), f"got {getattr(model, key)}, but `model.checkpoint` is null. Name the checkpoint or remove the key."
+
+
+def _check_data(data: DataSection) -> Iterator[Finding]:
+    if data.path is not None:
+        yield from _check_path(("data", "path"), data.path)
+    if isinstance(data.options.get("factory"), str):
+        yield from _check_factory(("data", "options", "factory"), data.options["factory"])
+    if len(data.mean) != len(data.std):
+        yield ("data", "std"), f"needs one value per value of `data.mean`, got {len(data.std)} for {len(data.mean)}. Give both or neither."
+
+
+def _check_tasks(tasks: TasksSection) -> Iterator[Finding]:
+    if tasks.split == "permutation" and tasks.count is None:
+        yield ("tasks", "count"), "is null; `split: permutation` has no number of tasks of its own. Set it, for example 5."
+    if (tasks.split == "explicit") != bool(tasks.explicit):
+        yield (
+            ("tasks", "explicit"),
+            (f"lists {len(tasks.explicit)} tasks with `split: {tasks.split}`; `split: explicit`, and only it, needs the list. Change one."),
+        )
+    taken: set[str] = set()
+    owners: dict[int, str] = {}
+    for position, task in enumerate(tasks.explicit):
+        where = ("tasks", "explicit", position)
+        if task.name in taken or task.name == TRUNK:
+            yield (*where, "name"), f"is taken, got {task.name!r}; each task has a name of its own, other than {TRUNK!r}. Choose another."
+        taken.add(task.name)
+        for label in task.classes:
+            if label in owners:
+                yield (*where, "classes"), f"class {label} is already in task {owners[label]!r}; a class belongs to one task. Remove it from one."
+            owners[label] = task.name
+
+
+def _check_plan(plan: PlanSection) -> Iterator[Finding]:
+    criteria = names("tsn_toolkit.importance")
+    if criteria and plan.importance not in criteria:
+        yield (
+            ("plan", "importance"),
+            (f"unknown criterion {plan.importance!r}{did_you_mean(plan.importance, criteria)}; known: {', '.join(criteria)}. Name one of these."),
+        )
+    if plan.file is not None:
+        yield from _check_path(("plan", "file"), plan.file)
+    if plan.target_macs is not None and plan.units_keep != 1.0:
+        yield (
+            ("plan", "target_macs"),
+            (f"is {plan.target_macs} while `plan.units_keep` is {plan.units_keep}; both say how many units stay. Keep one of the two."),
+        )
+
+
+def _check_checkpoint_users(sections: Mapping[str, Any]) -> Iterator[Finding]:
+    if "trunk" in sections and sections["trunk"].kind == "checkpoint":
+        yield ("trunk", "kind"), "is 'checkpoint', but `model.checkpoint` is null. Name the checkpoint or set the kind to seed."
+    if "reference" in sections and sections["reference"].dense == "checkpoint":
+        yield ("reference", "dense"), "is 'checkpoint', but `model.checkpoint` is null. Name the checkpoint or set it to separate."
+
+
+def _check_targets(targets: tuple[str, ...]) -> Iterator[Finding]:
+    known = sorted({path.stem for folder in data_folders("hw_targets") for path in folder.glob("*.yaml")})
+    for position, target in enumerate(targets):
+        if target.endswith((".yaml", ".yml")):
+            yield from _check_path(("targets", position), target)
+            if not Path(target).is_file():
+                yield ("targets", position), f"target file {target!r} does not exist. Correct the path or name one of {', '.join(known)}."
+        elif target not in known:
+            hint = did_you_mean(target, known)
+            yield ("targets", position), f"unknown target {target!r}{hint}; known: {', '.join(known) or 'none'}. Name one of these."
+
+
+def _check_factory(key: KeyPath, text: str) -> Iterator[Finding]:
+    try:
+        call = parse_factory(text)
+    except TsnError as problem:
+        yield key, str(problem)
+        return
+    if call.is_file:
+        yield from _check_path(key, call.module)
+
+
+def _check_path(key: KeyPath, text: str) -> Iterator[Finding]:
+    """A path must hold no folder of one machine, and its variables must be set."""
+    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~"):
+        yield (
+            key,
+            (
+                f"must not be absolute, got {text!r}: the recipe is kept in the store, which holds no path of one machine. "
+                f"Write ${{TSN_DATA}}/{Path(text).name} (any variable name) or a path relative to the working folder."
+            ),
+        )
+    for name in unset_variables(text):
+        yield key, f"needs the environment variable {name}, which is not set, got {text!r}. Set it: export {name}=FOLDER."

@@ -1,0 +1,228 @@
+"""The recipe: what a run is made of, as frozen models. Each field says what it means; the defaults are here and nowhere else.
+
+`load_recipe` (loading.py) reads a file into these types; the rules that span several fields are in checks.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tsn_toolkit.vocabulary import Encoding, Granularity
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+BitWidth = Annotated[int, Field(ge=1, le=8)]
+Loose = Field(strict=False)
+"""A YAML list is accepted where the model holds a tuple; the items stay strict."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict scalars, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class ModelSection(Section):
+    """The network."""
+
+    factory: str
+    """`package.module:factory` or `path/to/file.py:factory`, with literal arguments."""
+    checkpoint: str | None = None
+    """Trained weights (.pth, .pt, .safetensors), null for the factory's own initialisation."""
+    checkpoint_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """Digest that the checkpoint file must have."""
+    head: str = "auto"
+    """Module path of the classifier; `auto` takes the layer that produces the output."""
+    reference_accuracy: Fraction | None = None
+    """Top-1 on the full test set that the checkpoint must reach, checked before anything else."""
+    reference_tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.001
+    """Largest distance from `reference_accuracy`."""
+
+
+class DataSection(Section):
+    """The data, before it is split into tasks."""
+
+    source: str
+    """Name of a data source: digits, idx, cifar-binary, npz or factory."""
+    path: str | None = None
+    """Folder or file that the source reads."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the source; each source documents its own."""
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Fraction of each task's training examples that is held out for selection."""
+    mean: Annotated[tuple[float, ...], Loose] = ()
+    """Per channel, subtracted after uint8 is scaled to [0, 1]; empty: no normalisation."""
+    std: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Loose] = ()
+    """Per channel, divided by after the mean."""
+    train_limit: Count | None = None
+    """Use at most this many training examples in all, the first of each class."""
+    test_limit: Count | None = None
+    """Use at most this many test examples in all, the first of each class."""
+
+
+class ExplicitTask(Section):
+    """One task of `split: explicit`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    """Name of the task: small letters, digits, _ and -."""
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=2)]
+    """The data's own class indices, in the order of the logits."""
+
+
+class TasksSection(Section):
+    """How the data becomes a sequence of tasks."""
+
+    split: Literal["classes", "explicit", "permutation"] = "classes"
+    """`classes`: chunks of `per_task` classes; `explicit`: the list below; `permutation`: all classes, pixels permuted per task."""
+    per_task: Annotated[int, Field(ge=2)] = 2
+    """Classes of one task of `split: classes`."""
+    count: Count | None = None
+    """Number of tasks; null: as many as the classes give. `split: permutation` needs it."""
+    explicit: Annotated[tuple[ExplicitTask, ...], Loose] = ()
+    """The tasks of `split: explicit`."""
+    order: Literal["as_is", "shuffled"] = "as_is"
+    """Order in which `split: classes` deals out the classes; `shuffled` follows the seed."""
+
+
+class TrunkSection(Section):
+    """The owner that is there before any task."""
+
+    kind: Literal["auto", "seed", "checkpoint"] = "auto"
+    """`checkpoint` stores the trained weights as codes, `seed` stores a seed; `auto` follows `model.checkpoint`."""
+    bit_width: BitWidth = 4
+    """Bits per code of a checkpoint trunk."""
+
+
+class StrategySection(Section):
+    """The continual-learning method."""
+
+    name: str = "tsn"
+    """Name of a strategy."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the strategy; each strategy documents its own."""
+
+
+class LayerOverride(Section):
+    """What one layer does otherwise; null keeps the plan's value."""
+
+    encoding: Encoding | None = None
+    """`codes` or `shared`."""
+    density: Fraction | None = None
+    """Fraction of the slots that is used."""
+    granularity: Granularity | None = None
+    """Of the mask."""
+    bit_width: BitWidth | None = None
+    """Bits per own code."""
+
+
+class PlanSection(Section):
+    """How much is compressed, and how."""
+
+    file: str | None = None
+    """A plan file to use instead of making one."""
+    units_keep: Fraction = 1.0
+    """Fraction of the units that every group keeps."""
+    target_macs: Fraction | None = None
+    """Fraction of the multiply-accumulates to keep; finds one fraction of units for all groups. Instead of `units_keep`."""
+    importance: str = "taylor"
+    """Criterion that ranks units."""
+    density: Fraction = 0.3
+    """Fraction of the slots inside the kept units that a task uses (or owns, over a full trunk)."""
+    bit_width: BitWidth = 4
+    """Bits per own code."""
+    granularity: Granularity = "element"
+    """Of the masks inside the kept units."""
+    channel_multiple: Count = 1
+    """Kept units of a group are rounded up to a multiple of this."""
+    min_units: Count = 1
+    """Units that every group keeps at least."""
+    unit_overrides: dict[str, Fraction] = Field(default_factory=dict)
+    """Group name pattern (`layer1.*`) -> fraction of units kept."""
+    layer_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
+    """Layer name pattern -> what it does otherwise."""
+
+
+class TrainingSection(Section):
+    """How one task is trained."""
+
+    epochs: Count = 10
+    """Passes over the task's training data."""
+    batch_size: Count = 64
+    """Examples per step."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """The optimizer."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of sgd."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0005
+    """On weights."""
+    augment: Annotated[tuple[Literal["flip", "crop"], ...], Loose] = ()
+    """Random horizontal flips, random crops after padding by 4."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of the cross-entropy."""
+
+
+class ReferenceSection(Section):
+    """The dense fp32 network that each task is compared with."""
+
+    dense: Literal["separate", "checkpoint", "none"] = "separate"
+    """`separate`: one trained per task; `checkpoint`: the given one, restricted to the task's logits; `none`."""
+    epochs: Count | None = None
+    """Of a separate network; null: as `training.epochs`."""
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    """Of a separate network; null: as `training.learning_rate`."""
+
+
+class BenchSection(Section):
+    """How latency is measured."""
+
+    threads: Count = 1
+    """Threads of the runtime."""
+    batches: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (1, 32)
+    """Batch sizes."""
+    seconds: Annotated[float, Field(gt=0.0)] = 1.0
+    """Measuring time per batch size."""
+
+
+class Recipe(Section):
+    """One run, complete."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    """Version of this schema."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    """Name of the recipe: small letters, digits, _ and -."""
+    description: str = ""
+    """One sentence for `tsn recipes list`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Everything random follows from it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs; `auto` takes cuda where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of training; `auto` takes bf16 where the processor has it in hardware."""
+    model: ModelSection
+    """The network."""
+    data: DataSection
+    """The data."""
+    tasks: TasksSection = Field(default_factory=TasksSection)
+    """The tasks."""
+    trunk: TrunkSection = Field(default_factory=TrunkSection)
+    """The trunk."""
+    strategy: StrategySection = Field(default_factory=StrategySection)
+    """The method."""
+    plan: PlanSection = Field(default_factory=PlanSection)
+    """The compression."""
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    """The training."""
+    reference: ReferenceSection = Field(default_factory=ReferenceSection)
+    """The dense network to compare with."""
+    parent: Literal["trunk", "previous", "auto"] = "auto"
+    """Whose frozen view a task inherits; `auto` is left to the strategy."""
+    targets: Annotated[tuple[str, ...], Loose] = ("cpu_onnxruntime",)
+    """Hardware targets to export for."""
+    bench: BenchSection = Field(default_factory=BenchSection)
+    """The latency measurement."""
+    baselines: Annotated[tuple[str, ...], Loose] = ()
+    """Strategies to run beside the recipe's own, with their default options."""

@@ -1,0 +1,91 @@
+"""A run's folder: what stands where, and what is done already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsn_toolkit.errors import RunError
+from tsn_toolkit.files import write_text
+
+RECIPE_FILE = "recipe.resolved.yaml"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run.
+
+    Attributes:
+        path: the folder itself.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe with every default, as it is run."""
+        return self.path / RECIPE_FILE
+
+    @property
+    def plan(self) -> Path:
+        """The compression plan, which a user may edit and run again."""
+        return self.path / "plan.yaml"
+
+    @property
+    def store(self) -> Path:
+        """The store."""
+        return self.path / "store"
+
+    @property
+    def summary(self) -> Path:
+        """The numbers of the run."""
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows them."""
+        return self.path / "report.html"
+
+    def package(self, task: str, target: str) -> Path:
+        """One task exported for one target."""
+        return self.path / "packages" / task / target
+
+    def reference(self, task: str) -> Path:
+        """The dense fp32 network of one task, as a safetensors file."""
+        return self.path / "references" / f"{task}.safetensors"
+
+    def record(self, task: str) -> Path:
+        """What was measured of one task, so that a resumed run need not measure again."""
+        return self.path / "records" / f"{task}.json"
+
+    def log(self, line: str) -> None:
+        """Adds a line to `log.txt`."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
+            handle.write(line.rstrip("\n") + "\n")
+
+
+def create_run_folder(path: Path, recipe_text: str) -> RunFolder:
+    """Makes a new run's folder and keeps the resolved recipe in it.
+
+    Raises:
+        RunError: the folder holds a run, or anything else, already.
+    """
+    folder = RunFolder(path)
+    if folder.recipe.exists():
+        raise RunError(f"{path} already holds a run. Continue it with `tsn resume {path}`, or name another folder with --out.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not an empty folder. Name a new folder with --out.")
+    write_text(folder.recipe, recipe_text)
+    return folder
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """An existing run's folder.
+
+    Raises:
+        RunError: there is no run.
+    """
+    folder = RunFolder(path)
+    if not folder.recipe.is_file():
+        raise RunError(f"{path} holds no run: {RECIPE_FILE} is missing. Name the folder that `tsn run` wrote.")
+    return folder

@@ -1,0 +1,1 @@
+"""The store: one folder in which every task is one small immutable file."""

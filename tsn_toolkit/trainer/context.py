@@ -1,0 +1,98 @@
+"""What a strategy is given to learn one task: nothing but the committed store's view, the recipe, the seed and the task's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, ModelGraph, TaskData
+from tsn_toolkit.filling import Filling, fill_
+from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.trainer.device import seeded
+from tsn_toolkit.trainer.loop import Progress, TrainingSettings
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """One task to learn.
+
+    Attributes:
+        factory: makes the pristine module; called under `trunk_seed`.
+        graph: of the pristine module.
+        plan: what to do per layer and group.
+        parent: name of the owner whose frozen view is inherited.
+        inherited: layer name -> frozen view; a layer without any owner has no True in `present`.
+        start: the parent's own numbers, None when the parent is a seed trunk.
+        start_classes: class of each logit of the parent's head.
+        data: the task.
+        trunk_seed: seed of the fresh initialisation, the same for all tasks.
+        seed: of this task's training, derived from the recipe's seed and the task's index.
+        epochs: passes over the training split, all phases together.
+        learning_rate: the peak.
+        importance: registry name of the unit criterion.
+        settings: of the loop.
+        progress: called while training.
+    """
+
+    factory: Callable[[], nn.Module]
+    graph: ModelGraph
+    plan: CompressionPlan
+    parent: str
+    inherited: Mapping[str, FrozenLayer]
+    start: Filling | None
+    start_classes: tuple[int, ...]
+    data: TaskData
+    trunk_seed: int
+    seed: int
+    epochs: int
+    learning_rate: float
+    importance: str
+    settings: TrainingSettings
+    progress: Progress | None = None
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator seeded for this task."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def starting_model(context: TaskContext) -> nn.Module:
+    """The full module where learning starts.
+
+    Slots that are inherited hold the inherited weight, all others the fresh initialisation; norms and biases are the parent's; the head holds the
+    parent's rows where the parent knows the task's classes, else fresh ones.
+    """
+    with seeded(context.trunk_seed):
+        model = context.factory()
+    with seeded(context.seed):
+        classes = context.data.classes
+        if context.start is not None:
+            set_head(model, context.graph.head, len(context.start_classes))
+            _fill_present(model, context)
+        rows = [context.start_classes.index(c) for c in classes if c in context.start_classes]
+        old = model.get_submodule(context.graph.head)
+        set_head(model, context.graph.head, len(classes))
+        if context.start is not None and len(rows) == len(classes):
+            new = model.get_submodule(context.graph.head)
+            with torch.no_grad():
+                new.weight.copy_(old.weight[rows])
+                if new.bias is not None:
+                    new.bias.copy_(old.bias[rows])
+    return model.to(context.settings.device)
+
+
+def _fill_present(model: nn.Module, context: TaskContext) -> None:
+    """The parent's numbers, except that slots without an owner keep the fresh initialisation."""
+    assert context.start is not None
+    initial = {name: model.get_submodule(name).weight.detach().clone() for name in context.inherited}
+    fill_(model, context.start, context.graph.head)
+    with torch.no_grad():
+        for name, frozen in context.inherited.items():
+            weight = model.get_submodule(name).weight
+            if frozen.scale is None:
+                weight.copy_(initial[name])
+                continue
+            values = torch.from_numpy(frozen.q).float() * torch.from_numpy(frozen.scale).view(-1, *([1] * (frozen.q.ndim - 1)))
+            weight.copy_(torch.where(torch.from_numpy(frozen.present), values, initial[name]))

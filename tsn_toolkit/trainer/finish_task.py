@@ -1,0 +1,73 @@
+"""The end of every store strategy: a learned small module becomes a TaskResult, rounded to what the store holds, ranges calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tsn_toolkit.contracts import ShrunkModel, TaskResult
+from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
+from tsn_toolkit.parts.slots import full_sizes, gather_frozen
+from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.quantizers.activations import calibrate_ranges
+from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.loop import evaluate, plain_batches, reestimate_norms_
+
+
+def finish_task(
+    small: ShrunkModel,
+    full_model: nn.Module,
+    unit_masks: Mapping[str, NDArray[np.bool_]],
+    context: TaskContext,
+    *,
+    strategy: str,
+    calibration_batches: int,
+    reestimate: bool,
+) -> TaskResult:
+    """Integers, norms, biases, head and activation ranges of a learned task, at full shape.
+
+    Args:
+        small: the learned module; layers without a wrapper are the parent's as they are. Changed in place.
+        full_model: the full module it was shrunk from, for shapes.
+        unit_masks: which units stayed.
+        context: the task.
+        strategy: registry name of the strategy.
+        calibration_batches: training batches for norms and ranges.
+        reestimate: average the norm statistics anew under the final integers.
+    """
+    model, cpu = small.model.cpu().eval(), torch.device("cpu")
+    own = {name for name, _, _ in wrapped(model)}
+    shared = {}
+    for name, frozen in context.inherited.items():
+        if name not in own:
+            q, _, scale = gather_frozen(frozen, small.slots[f"{name}.weight"])
+            assert scale is not None, "a shared layer has an owner"
+            shared[name] = (q.numpy().astype(np.int8), scale.numpy())
+    integers = to_integers_(model, context.graph, shared)
+    batches = list(plain_batches(context.data.train, context.data, context.settings.batch_size, cpu))
+    stride = max(1, len(batches) // calibration_batches)
+    inputs = [x for x, _ in batches[::stride][:calibration_batches]]
+    if reestimate:
+        reestimate_norms_(model, inputs)
+    norms, biases = freeze_vectors_(model, context.graph.head)
+    loss, accuracy = evaluate(model, context.data.validation, context.data, cpu)
+    ranges = calibrate_ranges(model, integers.q, integers.scale, inputs)
+    layers, norms, biases, head = scatter_all(integers, norms, biases, small.slots, full_sizes(full_model.state_dict()), context.graph.head)
+    return TaskResult(
+        name=context.data.name,
+        parent=context.parent,
+        isolation="exact",
+        strategy=strategy,
+        classes=context.data.classes,
+        unit_masks=unit_masks,
+        layers=layers,
+        norms=norms,
+        biases=biases,
+        head=head,
+        ranges=ranges,
+        validation={"accuracy": accuracy, "loss": loss},
+    )

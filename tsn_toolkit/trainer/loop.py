@@ -1,0 +1,215 @@
+"""The one training loop. A strategy says what trains, for how long and what happens after a step; the loop does the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tsn_toolkit.contracts import Split, TaskData
+from tsn_toolkit.data.augment import augment
+from tsn_toolkit.data.splits import normalise
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done steps, all steps)."""
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What every phase shares.
+
+    Attributes:
+        batch_size: examples per step.
+        optimizer: `sgd` (Nesterov momentum) or `adam`.
+        momentum: of `sgd`.
+        weight_decay: as the optimizer applies it (decoupled for `adam`).
+        augment: names of augmentations, in order.
+        label_smoothing: of the cross entropy, a fraction.
+        device: where tensors live.
+        dtype: autocast dtype; float32 switches autocast off.
+    """
+
+    batch_size: int
+    optimizer: Literal["sgd", "adam"]
+    momentum: float
+    weight_decay: float
+    augment: tuple[str, ...]
+    label_smoothing: float
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training.
+
+    Attributes:
+        name: shown in progress and log.
+        epochs: passes over the training split.
+        learning_rate: the peak.
+        schedule: `rise` (linear from a tenth to the peak), `fall` (cosine from the peak to 0) or `hill` (rise for a fifth, then fall).
+        select_best: put back the state with the least validation loss at the end of the phase.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    schedule: Literal["rise", "fall", "hill"] = "hill"
+    select_best: bool = False
+
+
+def rate_at(phase: Phase, step: int, steps: int) -> float:
+    """Learning rate of step 0..steps-1 of a phase."""
+    done = (step + 0.5) / steps
+    if phase.schedule == "rise":
+        return phase.learning_rate * (0.1 + 0.9 * done)
+    peak = 0.2 if phase.schedule == "hill" else 0.0
+    if done < peak:
+        return phase.learning_rate * (0.1 + 0.9 * done / peak)
+    cosine = torch.cos(torch.tensor(torch.pi * (done - peak) / (1 - peak), dtype=torch.float64))
+    return phase.learning_rate * 0.5 * (1 + float(cosine))
+
+
+def fit(
+    model: nn.Module,
+    task: TaskData,
+    phase: Phase,
+    settings: TrainingSettings,
+    *,
+    parameters: Iterable[dict],
+    generator: torch.Generator,
+    after_step: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    train_norms: bool = True,
+) -> list[dict[str, float]]:
+    """Trains in place.
+
+    Args:
+        model: logits of shape (n, classes) from normalised inputs.
+        task: its training split is shuffled by `generator`; its validation split is evaluated after each epoch.
+        phase: how long and how fast.
+        settings: what every phase shares.
+        parameters: optimizer groups; a group's `rate` (default 1) multiplies the learning rate.
+        generator: of the shuffle and the augmentation.
+        after_step: called with the step's number, 0-based, after each optimizer step.
+        progress: called after each step.
+        train_norms: False keeps batch norms in evaluation mode, so that their statistics stay.
+
+    Returns:
+        One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
+    """
+    groups = [{"rate": 1.0, **group} for group in parameters]
+    optimizer = _optimizer(groups, settings)
+    steps_per_epoch = max(1, len(task.train) // settings.batch_size)
+    steps, history = phase.epochs * steps_per_epoch, []
+    best: tuple[float, dict] | None = None
+    for epoch in range(phase.epochs):
+        model.train(train_norms)
+        total = 0.0
+        for index, (x, y) in enumerate(training_batches(task, settings, generator, steps_per_epoch)):
+            step = epoch * steps_per_epoch + index
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(phase, step, steps) * group["rate"]
+            total += _step(model, x, y, optimizer, settings)
+            if after_step is not None:
+                after_step(step)
+            if progress is not None:
+                progress(phase.name, step + 1, steps)
+        loss, accuracy = evaluate(model, task.validation, task, settings.device)
+        history.append({"loss": total / steps_per_epoch, "validation_loss": loss, "validation_accuracy": accuracy})
+        if phase.select_best and (best is None or loss < best[0]):
+            best = (loss, copy.deepcopy(model.state_dict()))
+    if best is not None:
+        model.load_state_dict(best[1])
+    return history
+
+
+def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
+
+
+def _step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> float:
+    with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
+        logits = model(x)
+    loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def training_batches(
+    task: TaskData, settings: TrainingSettings, generator: torch.Generator, steps: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`steps` shuffled, normalised, augmented batches of the training split; a short last batch is dropped unless it is the only one."""
+    order = torch.randperm(len(task.train), generator=generator)
+    for step in range(steps):
+        index = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+        x = normalise(task.train.x[index], task.mean, task.std)
+        if settings.augment:
+            x = augment(x, settings.augment, generator)
+        yield to_device(x, settings.device), task.train.y[index].to(settings.device)
+
+
+def plain_batches(split: Split, task: TaskData, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The split in its own order, normalised, without augmentation."""
+    for start in range(0, len(split), size):
+        x = normalise(split.x[start : start + size], task.mean, task.std)
+        yield to_device(x, device), split.y[start : start + size].to(device)
+
+
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images go channels-last, which convolutions on CPU and GPU prefer."""
+    return x.to(device, memory_format=torch.channels_last) if x.dim() == 4 else x.to(device)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, task: TaskData, device: torch.device) -> tuple[float, float]:
+    """(mean cross entropy, accuracy) of a split in evaluation mode and float32; an empty split gives (nan, nan)."""
+    if len(split) == 0:
+        return float("nan"), float("nan")
+    was_training = model.training
+    model.eval()
+    loss, correct = 0.0, 0
+    for x, y in plain_batches(split, task, EVALUATION_BATCH, device):
+        logits = model(x).float()
+        loss += float(functional.cross_entropy(logits, y, reduction="sum"))
+        correct += int((logits.argmax(1) == y).sum())
+    model.train(was_training)
+    return loss / len(split), correct / len(split)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, task: TaskData, device: torch.device) -> torch.Tensor:
+    """Logits (n, classes) of a split in evaluation mode, float32, on the CPU."""
+    model.eval()
+    return torch.cat([model(x).float().cpu() for x, _ in plain_batches(split, task, EVALUATION_BATCH, device)])
+
+
+def reestimate_norms_(model: nn.Module, batches: Sequence[torch.Tensor]) -> None:
+    """Sets the running statistics of every batch norm to the plain average over `batches` of inputs (each (n, ...)), in place."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms or not batches:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.eval()
+    for norm in norms:
+        norm.train()
+    with torch.no_grad():
+        for x in batches:
+            model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()

@@ -1,0 +1,95 @@
+"""The two gates between an exported file and a package.
+
+(a) The artefact, run by its own runtime in another process, equals the integer reference of its arithmetic within one output step. The reference is
+    computed from the store's integers, so that one wrong weight in the file shows.
+(b) The integer reference answers like the store's float model: top-1 agreement and SQNR.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsn_toolkit.contracts import ExtractedModel, Parity
+from tsn_toolkit.errors import GateError
+from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.target import Target
+
+MAX_SAMPLES = 500
+
+
+def run_gates(
+    folder: Path, extracted: ExtractedModel, reference: IntegerModel, target: Target, x: torch.Tensor, y: torch.Tensor | None = None
+) -> Parity:
+    """Measure both gates on the first min(500, all) held-out samples.
+
+    Args:
+        folder: the package.
+        extracted: the store's float model.
+        reference: the integer reference the package was exported from.
+        target: tolerances and session options.
+        x: float32 held-out inputs (n, ...), normalised as in training; gates never see what calibrated the ranges.
+        y: int64 labels (n,) for the artefact's accuracy on ALL of x; None: accuracy is NaN.
+
+    Returns:
+        The measured parity; a failed gate is listed in `failures`, not raised.
+
+    Raises:
+        GateError: no samples, or the artefact does not run.
+    """
+    if len(x) == 0:
+        raise GateError("The gates need at least one held-out sample, got 0. Give validation or test inputs of the task.")
+    count = min(MAX_SAMPLES, len(x))
+    held_out = x[:count].to(torch.float32)
+    manifest = read_manifest(folder)
+    wanted = x if y is not None else held_out
+    artefact = infer(folder / manifest["model_file"], wanted.to(torch.float32).numpy(), runtime=target.runtime, options=target.session_options)
+    integer, _ = reference_outputs(reference, held_out)
+    with torch.no_grad():
+        store = torch.cat([extracted.model(chunk) for chunk in held_out.split(100)])
+    accuracy = float((artefact.argmax(1) == y.numpy()).mean()) if y is not None else float("nan")
+    return compare(artefact[:count], integer.numpy(), store.numpy(), step=manifest["output_step"], target=target, accuracy=accuracy)
+
+
+def compare(
+    artefact: NDArray[np.float32], integer: NDArray[np.float32], store: NDArray[np.float32], *, step: float, target: Target, accuracy: float
+) -> Parity:
+    """Both gates from three sets of logits (n, classes).
+
+    Args:
+        artefact: from the runtime.
+        integer: from the integer reference.
+        store: from the float model.
+        step: of the output quantizer.
+        target: tolerances.
+        accuracy: of the artefact, carried along.
+    """
+    limits = target.gates
+    steps = output_steps(artefact, integer, step)
+    agreement = float((integer.argmax(1) == store.argmax(1)).mean())
+    noise = float(np.square(store.astype(np.float64) - integer).sum())
+    signal = float(np.square(store.astype(np.float64)).sum())
+    sqnr_db = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
+    failures = []
+    if not steps <= limits.output_steps:
+        failures.append(f"Gate (a): artefact and integer reference differ by {steps:.3g} output steps; allowed are {limits.output_steps:g}.")
+    if not agreement >= limits.top1_agreement:
+        failures.append(
+            f"Gate (b): top-1 agreement with the store is {agreement:.4f} on {len(store)} samples; at least {limits.top1_agreement:g} is needed."
+        )
+    if not sqnr_db >= limits.sqnr_db:
+        failures.append(f"Gate (b): SQNR against the store is {sqnr_db:.1f} dB on {len(store)} samples; at least {limits.sqnr_db:g} is needed.")
+    return Parity(steps, agreement, sqnr_db, len(store), accuracy, tuple(failures))
+
+
+def output_steps(artefact: NDArray[np.float32], integer: NDArray[np.float32], step: float) -> float:
+    """Largest |artefact - integer| in output steps, rounded to 0.001; infinite where the artefact is not finite or shapes differ."""
+    if artefact.shape != integer.shape or not np.isfinite(artefact).all():
+        return float("inf")
+    return round(float(np.abs(artefact.astype(np.float64) - integer).max()) / step, 3)

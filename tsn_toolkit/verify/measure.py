@@ -1,0 +1,56 @@
+"""Accuracy of every task, measured from a store's folder alone: one row of R."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.errors import StoreError
+from tsn_toolkit.extract import extract
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer.loop import evaluate
+from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
+
+
+def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
+    """Test accuracy of a store's tasks.
+
+    Args:
+        path: the store's folder.
+        tasks: names to measure; empty: all.
+
+    Returns:
+        `tasks`: [{`name`, `accuracy`, `samples`, `codes_hash`}] in order of commit.
+    """
+    store = Store.open(path)
+    shop = workshop_of_store(store)
+    rows = []
+    for entry in store.entries:
+        if tasks and entry.name not in tasks:
+            continue
+        recipe, index = recipe_of_task(store, entry.name)
+        data = load_task(recipe, index)
+        extracted = extract(shop.factory, shop.graph, store.weights(entry.name))
+        _, accuracy = evaluate(extracted.model, data.test, data, torch.device("cpu"))
+        rows.append({"name": entry.name, "accuracy": accuracy, "samples": len(data.test), "codes_hash": store.codes_hash(entry.name)})
+    return {"tasks": rows}
+
+
+def measure_in_fresh_process(path: Path) -> dict[str, Any]:
+    """`measure_store` in another process, which has only the folder (and the data that the store's recipe names).
+
+    Raises:
+        StoreError: the process failed; its message is passed on.
+    """
+    command = [sys.executable, "-m", "tsn_toolkit", "verify", str(path), "--measure", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StoreError(f"measuring {path} in a fresh process failed: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout)

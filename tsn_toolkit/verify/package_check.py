@@ -1,0 +1,64 @@
+"""`verify` of a finished package: hashes, then the recorded inputs through the runtime. Needs the package, numpy and the runtime, no torch model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tsn_toolkit.errors import GateError
+from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.package import GOLDEN_FILE, read_manifest, sha256_of
+from tsn_toolkit.verify.gates import output_steps
+
+
+@dataclass(frozen=True)
+class PackageCheck:
+    """What verification found.
+
+    Attributes:
+        files: number of files whose hash was checked.
+        samples: recorded inputs that were run.
+        output_steps: largest difference to the recorded outputs, in output steps.
+        failures: one sentence per failed condition; empty: the package answers as on the day it was made.
+    """
+
+    files: int
+    samples: int
+    output_steps: float
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when nothing failed."""
+        return not self.failures
+
+
+def verify_package(folder: Path) -> PackageCheck:
+    """Check a package folder.
+
+    Raises:
+        GateError: a file is missing, unknown, or not the one the manifest names; or the artefact does not run.
+    """
+    manifest = read_manifest(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
+    for name, record in manifest["files"].items():
+        if name not in names:
+            raise GateError(f"Package `{folder}`: `{name}` is missing. Export the task again.")
+        found = sha256_of(folder / name)
+        if found != record["sha256"]:
+            raise GateError(f"Package `{folder}`: `{name}` has sha256 {found}, not {record['sha256']}: it was changed. Export the task again.")
+    unknown = sorted(names - set(manifest["files"]))
+    if unknown:
+        raise GateError(f"Package `{folder}` holds files the manifest does not name: {', '.join(unknown)}. Remove them.")
+    with np.load(folder / GOLDEN_FILE, allow_pickle=False) as golden:
+        x, expected = golden["x"].astype(np.float32), golden["y"]
+    target = manifest["target"]
+    got = infer(folder / manifest["model_file"], x, runtime=target["runtime"], options=target["session_options"])
+    steps = output_steps(got, expected, manifest["output_step"])
+    allowed = target["gates"]["output_steps"]
+    failures = ()
+    if not steps <= allowed:
+        failures = (f"Gate (a): the artefact differs from the recorded outputs by {steps:.3g} output steps; allowed are {allowed:g}.",)
+    return PackageCheck(len(manifest["files"]), len(x), steps, failures)
