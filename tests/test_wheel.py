@@ -45,7 +45,7 @@ def tsn(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
 
     def run(*arguments: str, folder: Path) -> str:
-        done = subprocess.run([str(home / "bin" / "tsn"), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run([str(home / "bin" / "tsn"), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -73,7 +73,7 @@ def test_recipes_are_listed_from_another_folder(tsn: Callable[..., str], tmp_pat
 
 
 def test_a_tiny_run_from_another_folder(tsn: Callable[..., str], tmp_path: Path) -> None:
-    settings = ["training.epochs=1", "reference.epochs=1", "tasks.count=2", "targets=[]"]
+    settings = ["training.epochs=1", "reference.epochs=1", "tasks.count=2", "data.train_limit=300", "data.test_limit=100", "targets=[]"]
     tsn("run", "digits", *(word for setting in settings for word in ("--set", setting)), "--out", "run", folder=tmp_path)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert len(summary["tasks"]) == 2

@@ -33,7 +33,11 @@ def make_graph(width: int = 1) -> ModelGraph:
         UnitGroup(
             "conv2",
             b,
-            (GroupMember("conv2.weight", 0, identity_b), GroupMember("conv2.bias", 0, identity_b), GroupMember("fc.weight", 1, np.repeat(identity_b, 4))),
+            (
+                GroupMember("conv2.weight", 0, identity_b),
+                GroupMember("conv2.bias", 0, identity_b),
+                GroupMember("fc.weight", 1, np.repeat(identity_b, 4)),
+            ),
             ("conv2",),
         ),
         UnitGroup("fc", 5, (GroupMember("fc.weight", 0, np.arange(5)), GroupMember("head.weight", 1, np.arange(5))), ("fc",)),

@@ -31,6 +31,10 @@ def dead_slot(result, layer):
     return tuple(np.argwhere(~samples.expand(result.unit_masks, samples.make_graph())[layer])[0])
 
 
+def norm(size):
+    return NormState(np.ones(size, np.float32), np.ones(size, np.float32))
+
+
 def odd(result):
     return np.full(2, 1.0001, np.float32)
 
@@ -56,8 +60,8 @@ BAD = {
     r"scale must be float32 \(5,\)": lambda r: with_layer(r, "fc", scale=np.ones(4, np.float32)),
     "scale: value .*1.0001": lambda r: with_layer(r, "fc", scale=np.full(5, 1.0001, np.float32)),
     "scale: stored values must be finite, got inf": lambda r: with_layer(r, "fc", scale=np.full(5, np.inf, np.float32)),
-    r"norm `bn1 \(gain\)` must hold 0 at dead units, got 1": lambda r: replace(r, norms={"bn1": NormState(np.ones(6, np.float32), np.zeros(6, np.float32))}),
-    "norm `bn1 .*has 6 entries.*expected 5": lambda r: replace(r, norms={"bn1": NormState(np.ones(5, np.float32), np.ones(5, np.float32))}),
+    r"norm `bn1 \(gain\)` must hold 0 at dead units, got 1": lambda r: replace(r, norms={"bn1": norm(6)}),
+    "norm `bn1 .*has 6 entries.*expected 5": lambda r: replace(r, norms={"bn1": norm(5)}),
     "bias `other`: value .*1.0001": lambda r: replace(r, biases={"other": odd(r)}),
     r"codes must be int8 \(3, 5\)": lambda r: replace(r, classes=(1, 2, 3)),
     r"head `head`: codes must lie .* got -128": lambda r: replace(r, head=replace(r.head, codes=changed(r.head.codes, (0, 0), -128))),
@@ -101,7 +105,8 @@ def test_dead_inputs_of_the_head_must_be_0(store):
     states = result.layers["fc"].states.copy()
     own = states == samples.OWN
     states[2] = samples.PRUNED
-    result = with_layer(replace(result, unit_masks=masks), "fc", states=states, codes=result.layers["fc"].codes[own[own] & (states[own] == samples.OWN)])
+    codes = result.layers["fc"].codes[states[own] == samples.OWN]
+    result = with_layer(replace(result, unit_masks=masks), "fc", states=states, codes=codes)
     with pytest.raises(StoreError, match="dead input features must be 0"):
         store.commit(replace(result, head=replace(result.head, codes=np.ones((2, 5), np.int8))), {})
     store.commit(replace(result, head=replace(result.head, codes=changed(np.ones((2, 5), np.int8), (slice(None), 2), 0))), {})

@@ -36,6 +36,16 @@ def test_every_byte_is_counted_once(tmp_path):
     assert [task["marginal_bytes"] for task in report["tasks"]] == [on_disk[entry.path] for entry in store.entries]
 
 
+def test_bytes_stand_under_their_kind(tmp_path):
+    graph = samples.make_graph()
+    store = Store.create(tmp_path / "store", trunk=samples.make_trunk(graph), graph=graph, recipe={})
+    store.commit(samples.make_task(store, "a", masked=False), {})
+    kinds = inspect_store(store)["parts"][2]["breakdown"]
+    # Half vectors take 1 + 2n bytes: outputs 6, 4, 5; 2 ranges of 7 bytes; gain and shift of 6; a bias of 4; head 2 x 5 codes, scale and bias of 2.
+    assert kinds["scales"] == 13 + 9 + 11 + 14 and kinds["norms"] == 13 + 13 and kinds["biases"] == 9 and kinds["heads"] == 10 + 5 + 5
+    assert kinds["codebooks"] == 3 * 4
+
+
 def test_slots_are_counted(tmp_path):
     store = build(tmp_path / "store")
     total = sum(math.prod(shape) for shape in samples.SHAPES.values())

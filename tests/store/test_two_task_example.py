@@ -8,6 +8,7 @@ import pytest
 
 from tsn_toolkit.contracts import GroupMember, HeadState, LayerCodes, LayerRecord, ModelGraph, TaskResult, TrunkResult, UnitGroup
 from tsn_toolkit.store.inspect import sharing_matrix
+from tsn_toolkit.store.lineage import slot_context
 from tsn_toolkit.store.part import read_part
 from tsn_toolkit.store.store import Store
 
@@ -110,3 +111,12 @@ def test_sharing(store):
     assert names == ("trunk", "a", "b")
     # a uses 4 slots: 2 of the trunk, 2 its own. b uses 5: 1 of the trunk (the 1), 2 of a (7 and -5), 2 its own.
     np.testing.assert_allclose(matrix, [[2 / 4, 2 / 4, 0], [1 / 5, 2 / 5, 2 / 5]])
+
+
+def test_context_holds_the_task_ancestors_and_not_the_trunk(store):
+    layer, kept = store.architecture.layers[0], np.ones((2, 3), bool)
+    assert slot_context(store.decoded("trunk"), layer, kept).numbers(0).tolist() == [1] * 6
+    assert not slot_context(store.decoded("trunk"), layer, kept).ancestors
+    # A child of b: 1 + 2 * (symbol of b) + 6 * (symbol of a), slot by slot.
+    assert slot_context(store.decoded("b"), layer, kept).numbers(2).tolist() == [1 + 2 + 12, 1 + 4 + 6, 1 + 2 + 0, 1 + 4 + 0, 1 + 2 + 12, 1 + 0 + 6]
+    assert len(slot_context(store.decoded("b"), layer, kept).ancestors) == 2

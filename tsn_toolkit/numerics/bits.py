@@ -4,6 +4,8 @@ Bit k of value i is bit `i * width + k` of the stream; bit n of the stream is bi
 the last byte are zero.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -41,7 +43,7 @@ def pack_bits(values: ArrayLike, width: int) -> bytes:
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
 
 
-def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.unsignedinteger[Any]]:
     """Reads `count` values of `width` bits; the inverse of `pack_bits`.
 
     Args:
@@ -61,15 +63,15 @@ def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.uint8] | NDAr
     expected = packed_size_bytes(count, width)
     if len(data) != expected:
         raise NumericsError(f"{count} values of {width} bits take {expected} bytes, got {len(data)}")
-    dtype = np.uint8 if width <= 8 else np.uint16
+    dtype: type[np.unsignedinteger[Any]] = np.uint8 if width <= 8 else np.uint16
     if width == 0:
         return np.zeros(count, dtype)
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if bits[count * width :].any():
         raise NumericsError(f"the last byte of {count} values of {width} bits has a bit set beyond the last value")
     planes = bits[: count * width].reshape(count, width).astype(dtype)
-    shifted: NDArray[np.uint8] | NDArray[np.uint16] = np.left_shift(planes, np.arange(width, dtype=dtype))
-    return np.bitwise_or.reduce(shifted, axis=1).astype(dtype)
+    values: NDArray[np.unsignedinteger[Any]] = np.bitwise_or.reduce(planes << np.arange(width, dtype=dtype), axis=1)
+    return values
 
 
 def _check_width(width: int) -> None:

@@ -89,7 +89,8 @@ class RunDecoder:
         possible = np.flatnonzero(table).astype(np.uint8)
         if count == 0 or len(possible) == 1:
             return np.full(count, possible[0], np.uint8)
-        return possible[self._coder.decode(_model(table[possible]), count)]
+        symbols: NDArray[np.uint8] = possible[self._coder.decode(_model(table[possible]), count)]
+        return symbols
 
     def finish(self) -> None:
         """Checks that the stream is used up, which a damaged stream rarely is.

@@ -110,8 +110,8 @@ def _histogram_start(ordered: NDArray[np.float64], distinct: NDArray[np.float64]
         bins = np.minimum((fraction * MAX_BINS).astype(np.int64), MAX_BINS - 1)
     counts = np.bincount(bins)
     centre = float(ordered.mean())  # shifted values keep the sums of squares from cancelling
-    sums = np.bincount(bins, ordered - centre)
-    squares = np.bincount(bins, np.square(ordered - centre))
+    sums = np.bincount(bins, ordered - centre).astype(np.float64)
+    squares = np.bincount(bins, np.square(ordered - centre)).astype(np.float64)
     occupied = counts > 0
     return centre + _optimal_means(counts[occupied].astype(np.float64), sums[occupied], squares[occupied], k)
 
@@ -140,7 +140,8 @@ def _optimal_means(
         edges.append(int(choice[edges[-1]]))
     edges.append(0)
     borders = np.array(edges[::-1])
-    return np.diff(total[borders]) / np.diff(count[borders])
+    means: NDArray[np.float64] = np.diff(total[borders]) / np.diff(count[borders])
+    return means
 
 
 def _lloyd(ordered: NDArray[np.float64], centroids: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ class IntegerModel(nn.Module):
 
 
 def calibrate_ranges(
-    model: nn.Module, q: Codes, scale: Scales, batches: Iterable[torch.Tensor], *, percentile: float = 0.9999
+    model: nn.Module, q: Codes, scale: Scales, batches: Iterable[torch.Tensor], *, percentile: float = 0.99999
 ) -> dict[str, ActivationRange]:
     """Find the range of every activation quantizer of `model` from data.
 
@@ -88,13 +88,14 @@ def calibrate_ranges(
     unseen = [name for name in proxies if name not in largest]
     if unseen:
         raise ExportError(f"Activation quantizers {unseen} saw no data during calibration. Each must run in the model's forward.")
-    thresholds: dict[int, float] = {}
+    steps: dict[int, float] = {}  # quantizers whose values are added share one scaling: the one that needs the widest steps decides
     for name, proxy in proxies.items():
+        levels = _levels(proxy) if _fixed_threshold(proxy) is not None else 127.0 if proxy.is_signed else 255.0
         key = id(_scaling(proxy))
-        thresholds[key] = max(thresholds.get(key, _SMALLEST_THRESHOLD), largest[name])
+        steps[key] = max(steps.get(key, 0.0), max(largest[name], _SMALLEST_THRESHOLD) / levels)
     ranges = {}
     for name, proxy in proxies.items():
-        step = thresholds[id(_scaling(proxy))] / _levels(proxy)
+        step = steps[id(_scaling(proxy))]
         ranges[name] = ActivationRange(scale=float(np.float32(step)), zero_point=0, signed=bool(proxy.is_signed))
     return ranges
 
@@ -198,7 +199,7 @@ def _scaling(proxy: nn.Module) -> nn.Module:
 
 
 def _levels(proxy: nn.Module) -> float:
-    """Steps between 0 and the threshold of Brevitas' scaling: 128 for signed, 255 for unsigned activations."""
+    """Threshold / step in Brevitas' scaling: 255 for unsigned, 128 for signed activations and for those that share a scale with a signed one."""
     quantizer = proxy.fused_activation_quant_proxy.tensor_quant
     return float(quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()).detach())
 

@@ -39,7 +39,8 @@ def inspect_store(store: Store) -> dict[str, Any]:
         StoreError: a part is damaged.
     """
     parts = [_whole_file(store.path, MANIFEST)]
-    parts += [_part(entry.path, store.part_bytes(entry)) for entry in (store.trunk_entry, *store.entries)]
+    parts.append(_part(store.trunk_entry.path, store.part_bytes(store.trunk_entry)))
+    parts += [_part(entry.path, store.part_bytes(entry)) for entry in store.entries]
     known = {part["path"] for part in parts}
     files = sorted(file.relative_to(store.path).as_posix() for file in store.path.rglob("*") if file.is_file() and not file.is_symlink())
     parts += [{**_whole_file(store.path, path), "orphan": True} for path in files if path not in known]

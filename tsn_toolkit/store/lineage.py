@@ -74,7 +74,7 @@ class Owner:
 
 def slot_context(parent: Owner, layer: CodedLayer, kept: NDArray[np.bool_]) -> SlotContext:
     """What a child of `parent` knows of its kept slots before it reads its own symbols."""
-    ancestors = []
+    ancestors: list[NDArray[np.uint8]] = []
     owner: Owner | None = parent
     while owner is not None and owner.parent is not None and len(ancestors) < MAX_DEPTH:  # the trunk is no task ancestor
         ancestors.append(owner.layers[layer.name].states[kept])

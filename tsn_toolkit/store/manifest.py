@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tsn_toolkit.contracts import Isolation
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.checks import valid_name
 from tsn_toolkit.store.folder import MANIFEST, TRUNK_PART, read_bytes, task_path
 from tsn_toolkit.store.part import SCHEMA_VERSION, canonical_json
-from tsn_toolkit.vocabulary import TRUNK
+from tsn_toolkit.vocabulary import TRUNK, Isolation
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Store:
         """
         path = Path(path)
         manifest, data = read_manifest(path)
-        for entry in (manifest.trunk, *manifest.entries):
+        _read_checked(path, manifest.trunk)
+        for entry in manifest.entries:
             _read_checked(path, entry)
         return cls(path, manifest, data)
 

@@ -1,12 +1,13 @@
 """The two gates between an exported file and a package.
 
 (a) The artefact, run by its own runtime in another process, equals the integer reference of its arithmetic within one output step. The reference is
-    computed from the store's integers, so that one wrong weight in the file shows.
+    computed from the store's integers; the weights in the file are compared with them too, since the effect of one weight may stay within a step.
 (b) The integer reference answers like the store's float model: top-1 agreement and SQNR.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ExtractedModel, Parity
-from tsn_toolkit.errors import GateError
+from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.onnxruntime import check_weights
 from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
 from tsn_toolkit.export.package import read_manifest
 from tsn_toolkit.quantizers.activations import IntegerModel
@@ -54,7 +56,12 @@ def run_gates(
     with torch.no_grad():
         store = torch.cat([extracted.model(chunk) for chunk in held_out.split(100)])
     accuracy = float((artefact.argmax(1) == y.numpy()).mean()) if y is not None else float("nan")
-    return compare(artefact[:count], integer.numpy(), store.numpy(), step=manifest["output_step"], target=target, accuracy=accuracy)
+    parity = compare(artefact[:count], integer.numpy(), store.numpy(), step=manifest["output_step"], target=target, accuracy=accuracy)
+    try:
+        check_weights(folder / manifest["model_file"], extracted, reference)
+    except ExportError as error:
+        return replace(parity, failures=(f"Gate (a): {error}", *parity.failures))
+    return parity
 
 
 def compare(
