@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from tsn_toolkit import __version__
 from tsn_toolkit.errors import TsnError
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
@@ -32,11 +33,17 @@ class _Boundary(click.Group):
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader has gone; nothing may be written at exit
             ctx.exit(1)
+        except OSError as error:
+            if ctx.params.get("debug") or error.filename is None:
+                raise
+            reason = error.strerror or type(error).__name__
+            click.echo(f"error: {error.filename}: {reason}. Check the path, its permissions and the space on the disk.", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="tsn-toolkit", prog_name="tsn")
+@click.version_option(__version__, prog_name="tsn")
 def main(debug: bool) -> None:
     """Compress one trained PyTorch model into many small per-task models that share their weights to the bit."""
 

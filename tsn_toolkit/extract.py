@@ -17,15 +17,15 @@ from tsn_toolkit.contracts import ExtractedModel, ModelGraph, TaskWeights
 from tsn_toolkit.filling import fill_
 from tsn_toolkit.graph.proof import prove_equal
 from tsn_toolkit.graph.shrink import shrink
-from tsn_toolkit.graph.units import mask_units_
 from tsn_toolkit.graph.trace import trace
+from tsn_toolkit.graph.units import mask_units_
 from tsn_toolkit.model_loading import set_head
 
 
 def masked_model(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWeights) -> nn.Module:
     """The user's full module holding one task; dead units answer exactly 0."""
     model = factory().eval()
-    set_head(model, graph.head, len(weights.classes))
+    set_head(model, graph.head, len(weights.classes), generator=torch.Generator().manual_seed(0))  # or it would draw from the global generator
     fill_(model, weights, graph.head)
     mask_units_(model, graph, weights.unit_masks)
     return model

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tsn_toolkit import metrics, registry
+from tsn_toolkit import __version__, metrics, registry
 from tsn_toolkit.bench.denominators import dense_state, measure_denominators
 from tsn_toolkit.bench.latency import bench_onnxruntime
 from tsn_toolkit.contracts import CompressionPlan, ExtractedModel, ModelGraph, TaskData, TaskResult
@@ -28,9 +28,10 @@ from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.splits import load_task, task_names
 from tsn_toolkit.delivery import BenchSettings, Delivery, deliver
 from tsn_toolkit.errors import ModelError, RunError
+from tsn_toolkit.export.package import GOLDEN_FILE
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes, read_json, write_json, write_text
-from tsn_toolkit.export.package import GOLDEN_FILE
+from tsn_toolkit.filling import check_same_constants
 from tsn_toolkit.graph.listing import graph_json, graph_table
 from tsn_toolkit.graph.picture import graph_svg
 from tsn_toolkit.graph.trace import trace
@@ -39,7 +40,7 @@ from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk, trunk_weights
 from tsn_toolkit.plan.file import load_plan, plan_from_dict, plan_text_of, plan_to_dict, save_plan
 from tsn_toolkit.plan.make import make_plan
 from tsn_toolkit.plan.settings import PlanSettings
-from tsn_toolkit.recipe.environment import expand
+from tsn_toolkit.recipe.environment import expand, portable
 from tsn_toolkit.recipe.loading import load_recipe, resolve_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.recipe.yaml_document import dump_yaml
@@ -52,7 +53,7 @@ from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.dense import restrict_head, train_dense
 from tsn_toolkit.trainer.device import pick_device, pick_dtype
 from tsn_toolkit.trainer.loop import Progress, TrainingSettings, evaluate
-from tsn_toolkit.verify.measure import measure_in_fresh_process, measure_store
+from tsn_toolkit.verify.measure import DATA_PATH_VARIABLE, measure_in_fresh_process, measure_store
 from tsn_toolkit.verify.package_check import verify_package
 from tsn_toolkit.vocabulary import MAX_CODE, TRUNK
 from tsn_toolkit.workshop import Workshop, make_workshop, recipe_of_task, workshop_of_store
@@ -133,7 +134,7 @@ def add_task(store_path: Path, recipe: Recipe, out: Path | None, hooks: Hooks) -
     learn_and_commit(recipe, store, shop, data, index, hooks)
     store = Store.open(store_path)
     result: dict[str, Any] = {"store": str(store_path), "task": data.name, "marginal_bytes": store.entries[-1].size_bytes}
-    result["measured"] = measure_in_fresh_process(store_path)["tasks"]
+    result["measured"] = measure_in_fresh_process(store_path, data_path=recipe.data.path)["tasks"]
     if out is not None:
         result["packages"] = export_packages(store, shop, data, recipe, [load_target(name) for name in recipe.targets], out / data.name, hooks)
     return result
@@ -225,6 +226,7 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     write_text(folder.path / "graph.svg", graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":
         model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
+        check_same_constants(model, shop.factory())
         check_reference_accuracy(recipe, model, hooks)
         trunk = checkpoint_trunk(model, graph, bit_width=plan.trunk_bit_width, max_code=plan.max_code, seed=recipe.seed)
     else:
@@ -297,6 +299,9 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
     for key in ("description", "targets", "bench", "reference"):
         record.pop(key)
     record["name"] = "stored"
+    record["data"]["path"] = portable(record["data"]["path"], DATA_PATH_VARIABLE)
+    record["model"]["checkpoint"] = portable(record["model"]["checkpoint"], "TSN_CHECKPOINT_PATH")
+    record["plan"]["file"] = None  # the plan itself stands beside the recipe
     record["tasks"] = {**record["tasks"], "count": tasks, "explicit": record["tasks"]["explicit"][:tasks]} if tasks else {}
     if record["tasks"].get("split") == "explicit":
         record["tasks"]["count"] = None
@@ -396,7 +401,7 @@ def _measure_task(
         record["parity"][target.name] = done.parity
         record["warnings"] += [f"{data.name}, {target.name}: {warning}" for warning in done.warnings]
     hooks.say(f"task `{data.name}`: measuring all {index + 1} tasks from the store in a fresh process")
-    rows = measure_in_fresh_process(folder.store)["tasks"][: index + 1]
+    rows = measure_in_fresh_process(folder.store, data_path=recipe.data.path)["tasks"][: index + 1]
     record["R_row"] = [row["accuracy"] for row in rows]
     record["accuracy"]["store"] = record["R_row"][index]
     write_json(folder.record(data.name), record)
@@ -508,8 +513,8 @@ DENSE_MEANS = {
 
 def versions() -> dict[str, str]:
     """Versions of everything that shapes a number."""
-    packages = ("tsn-toolkit", "torch", "torch-pruning", "brevitas", "numpy", "constriction", "onnx", "onnxruntime")
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    packages = ("torch", "torch-pruning", "brevitas", "numpy", "constriction", "onnx", "onnxruntime")
+    found = {"tsn-toolkit": __version__, "python": platform.python_version(), "machine": platform.machine()}
     for package in packages:
         try:
             found[package] = importlib.metadata.version(package)

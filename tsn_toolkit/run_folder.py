@@ -67,13 +67,15 @@ class RunFolder:
 def create_run_folder(path: Path, recipe_text: str) -> RunFolder:
     """Makes a new run's folder and keeps the resolved recipe in it.
 
+    The folder of a run that stopped before it had a store, say at a mistake in its recipe, is used again.
+
     Raises:
-        RunError: the folder holds a run, or anything else, already.
+        RunError: the folder holds a run with a store, or anything else, already.
     """
     folder = RunFolder(path)
-    if folder.recipe.exists():
+    if folder.recipe.exists() and (folder.store / "manifest.json").exists():
         raise RunError(f"{path} already holds a run. Continue it with `tsn resume {path}`, or name another folder with --out.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not folder.recipe.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path} exists and is not an empty folder. Name a new folder with --out.")
     write_text(folder.recipe, recipe_text)
     return folder

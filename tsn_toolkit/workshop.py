@@ -10,10 +10,11 @@ from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import StoreError
+from tsn_toolkit.filling import check_storable
 from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.model_loading import load_model
-from tsn_toolkit.store.store import Store
 from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.vocabulary import TRUNK
 
@@ -39,13 +40,19 @@ def make_workshop(factory_text: str, head: str, input_shape: tuple[int, ...], se
         head: module path, or `auto`.
         input_shape: of one example.
         seed: of the fresh initialisation.
+
+    Raises:
+        GraphError: the module cannot be traced.
+        ModelError: it cannot be made, or holds something that a store cannot hold.
     """
 
     def factory() -> nn.Module:
         with seeded(seed):
             return load_model(factory_text)
 
-    graph = trace(factory(), torch.zeros(1, *input_shape), head=None if head == "auto" else head)
+    model = factory()
+    graph = trace(model, torch.zeros(1, *input_shape), head=None if head == "auto" else head)
+    check_storable(model, graph)
     return Workshop(factory=factory, graph=graph)
 
 

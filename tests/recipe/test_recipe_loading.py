@@ -119,8 +119,6 @@ def test_mistakes_of_every_kind_come_in_one_pass(write) -> None:
         ("reference.dense", "checkpoint", "'checkpoint'"),
         ("model.checkpoint_sha256", "abc", "'abc'"),
         ("model.reference_accuracy", "0.5", "0.5"),
-        ("model.checkpoint", "/home/x/w.pth", "'/home/x/w.pth'"),
-        ("model.factory", "/home/x/net.py:make", "'/home/x/net.py'"),
         ("plan", "null", "null"),
         ("plan.layer_overrides", "{conv1: {density: 0}}", "0"),
         ("plan.layer_overrides", "{conv1: {densty: 1}}", "did you mean 'density'"),

@@ -41,13 +41,14 @@ def measure_denominators(factory: Callable[[], nn.Module], graph: ModelGraph, st
 def dense_state(model: nn.Module, head: str, classes: list[int]) -> dict[str, torch.Tensor]:
     """State dict of a dense network with several heads, without counters that no prediction needs."""
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    generator = torch.Generator().manual_seed(0)  # or fresh heads would draw from the global generator
     if len(classes) == 1:
-        set_head(model, head, classes[0])
+        set_head(model, head, classes[0], generator=generator)
         return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     own = {name for name in state if name.startswith(f"{head}.")}
     state = {name: tensor for name, tensor in state.items() if name not in own}
     for index, count in enumerate(classes):
-        set_head(model, head, count)
+        set_head(model, head, count, generator=generator)
         for key, tensor in model.get_submodule(head).state_dict().items():
             state[f"heads.{index}.{key}"] = tensor
     return state

@@ -40,7 +40,7 @@ def infer(
     """
     with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
         outputs = Path(folder) / "outputs.npz"
-        request = {"task": "infer", "model": str(model), "options": dict(options), "threads": threads, "batch_size": batch_size}
+        request = {"task": "infer", "model": str(model.resolve()), "options": dict(options), "threads": threads, "batch_size": batch_size}
         _run(runtime, folder, outputs, x, request)
         with np.load(outputs) as arrays:
             return arrays["y"]
@@ -55,7 +55,7 @@ def profile(model: Path, x: NDArray[np.float32], *, runtime: str, options: Mappi
     """
     with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
         outputs = Path(folder) / "profile.json"
-        request = {"task": "profile", "model": str(model), "options": dict(options), "threads": threads, "batch_size": len(x)}
+        request = {"task": "profile", "model": str(model.resolve()), "options": dict(options), "threads": threads, "batch_size": len(x)}
         _run(runtime, folder, outputs, x, request)
         return json.loads(outputs.read_text(encoding="utf-8"))
 
@@ -69,7 +69,7 @@ def latencies_ms(
         TargetError: no runner for the runtime.
         GateError: the process failed.
     """
-    request = {"task": "time", "model": str(model), "options": dict(options), "threads": threads, "batch_size": len(x)}
+    request = {"task": "time", "model": str(model.resolve()), "options": dict(options), "threads": threads, "batch_size": len(x)}
     with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
         outputs = Path(folder) / "times.json"
         _run(runtime, folder, outputs, x, {**request, "seconds": seconds, "warmup_seconds": warmup_seconds})

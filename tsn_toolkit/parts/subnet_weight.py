@@ -125,7 +125,7 @@ class SubnetWeight(nn.Module):
         scale = self._per_channel(self.scale)
         middle = (self.codebook[1:] + self.codebook[:-1]) / 2
         q = self.codebook[torch.bucketize((latent / scale).detach(), middle)] * scale
-        return latent + (q - latent).detach()
+        return q + (latent - latent.detach())  # exactly q; latent + (q - latent) would be off by a rounding
 
     def _per_channel(self, vector: torch.Tensor) -> torch.Tensor:
         return vector.view(-1, *([1] * (self.inherited_q.dim() - 1)))

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState, TrunkResult
-from tsn_toolkit.filling import read_norm
+from tsn_toolkit.filling import NORM_TYPES, read_norm
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.vocabulary import SlotState
-
-NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)

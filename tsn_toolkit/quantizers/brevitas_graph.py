@@ -9,6 +9,7 @@ float; the caller is told.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def require_brevitas() -> None:
         TargetError: it cannot; the message holds the line that installs it.
     """
     try:
-        import brevitas.graph.quantize  # noqa: F401
+        with _quiet():
+            import brevitas.graph.quantize  # noqa: F401
     except ImportError as error:
         raise TargetError(f"Integer activations need Brevitas, which cannot be imported ({error}). Install it: pip install brevitas") from error
 
@@ -64,6 +66,19 @@ def quantize_graph(model: nn.Module, example: torch.Tensor) -> QuantizedGraph:
         ExportError: neither graph mode nor layerwise mode reproduces the float model.
     """
     require_brevitas()
+    with _quiet():
+        return _quantize(model, example)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, what Brevitas warns of (torch's deprecations, optional kernels that are missing) stays off the screen: a user can mend none of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _quantize(model: nn.Module, example: torch.Tensor) -> QuantizedGraph:
     try:
         module = _graph_mode(model)
         _check_float(model, module, example)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from tsn_toolkit.errors import TsnError
@@ -127,14 +127,6 @@ def _check_factory(key: KeyPath, text: str) -> Iterator[Finding]:
 
 
 def _check_path(key: KeyPath, text: str) -> Iterator[Finding]:
-    """A path must hold no folder of one machine, and its variables must be set."""
-    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~"):
-        yield (
-            key,
-            (
-                f"must not be absolute, got {text!r}: the recipe is kept in the store, which holds no path of one machine. "
-                f"Write ${{TSN_DATA}}/{Path(text).name} (any variable name) or a path relative to the working folder."
-            ),
-        )
+    """The variables of a path must be set."""
     for name in unset_variables(text):
         yield key, f"needs the environment variable {name}, which is not set, got {text!r}. Set it: export {name}=FOLDER."

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from tsn_toolkit import registry
 from tsn_toolkit.errors import RecipeError, TsnError
+from tsn_toolkit.factory import parse_factory
 from tsn_toolkit.recipe.catalogue import find_recipe
 from tsn_toolkit.recipe.checks import find_conflicts
+from tsn_toolkit.recipe.environment import is_machine_path, working_path
 from tsn_toolkit.recipe.problems import Origins, Problem, describe_errors
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.recipe.yaml_document import KeyPath, YamlDocument, parse_yaml
@@ -41,7 +43,8 @@ def load_recipe(
         source_config: data source name -> options model.
 
     Returns:
-        The recipe with all defaults filled in, those of the strategy's and the source's options included.
+        The recipe with all defaults filled in, those of the strategy's and the source's options included. A factory file is given by its path from
+        the working folder; one that is not there is looked for beside the recipe.
 
     Raises:
         RecipeError: lists every problem as `file:line: key: what is wrong` or `--set key: what is wrong`.
@@ -58,6 +61,7 @@ def load_recipe(
     written: dict[KeyPath, str] = {}
     for override in overrides:
         _apply_override_(data, override, lines, written, problems)
+    _anchor_factories_(data, path.parent)
     recipe: Recipe | None = None
     if isinstance(document.data, dict):  # after a syntax error there is nothing to validate
         recipe = _validate(data, strategy_config, source_config, problems)
@@ -111,6 +115,31 @@ def _apply_override_(data: dict[str, Any], override: str, lines: dict[KeyPath, i
         for stale in [path for path in places if path[: len(key)] == key]:
             del places[stale]
     written[key] = written_key
+
+
+def _anchor_factories_(data: dict[str, Any], folder: Path) -> None:
+    """Rewrites the factory files of a recipe in `folder`, in place, as paths from the working folder."""
+    options = data["data"].get("options") if isinstance(data.get("data"), dict) else None
+    for section in (data.get("model"), options):
+        if isinstance(section, dict) and isinstance(section.get("factory"), str):
+            section["factory"] = _anchored(section["factory"], folder)
+
+
+def _anchored(text: str, folder: Path) -> str:
+    try:
+        call = parse_factory(text)
+    except TsnError:  # reported with all other problems
+        return text
+    if not call.is_file or "$" in call.module:
+        return text
+    file = Path(call.module).expanduser()
+    if is_machine_path(call.module):
+        found = file
+    elif not file.is_file() and (folder / file).is_file():
+        found = folder / file
+    else:
+        return text
+    return text.replace(call.module, working_path(found), 1)
 
 
 def _validate(data: dict[str, Any], strategy_config: OptionsModel, source_config: OptionsModel, problems: list[Problem]) -> Recipe | None:

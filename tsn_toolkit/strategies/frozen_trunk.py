@@ -1,7 +1,7 @@
 """`frozen_trunk`: the baseline that shares everything. Every layer is the trunk's as it is; a task trains its head, and its norms if asked.
 
-The transfer baseline called "frozen backbone" or "linear probing" in the literature: nothing about earlier tasks can change, and a task costs its head
-(and two vectors per norm). A method that stores more per task has to beat it at equal bytes.
+The transfer baseline called "frozen backbone" or "linear probing" in the literature: nothing about earlier tasks can change, and a task costs its
+head (and two vectors per norm). A method that stores more per task has to beat it at equal bytes.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         RecipeError: the trunk is a seed, so there is nothing to share.
     """
     if context.start is None or context.parent != "trunk":
-        raise RecipeError("strategy `frozen_trunk` needs a trained trunk as parent. Set `trunk.kind: checkpoint`, `model.checkpoint` and `parent: trunk`.")
+        raise RecipeError(
+            "strategy `frozen_trunk` needs a trained trunk as parent. Set `trunk.kind: checkpoint`, `model.checkpoint` and `parent: trunk`."
+        )
     with seeded(context.seed):
         model = starting_model(context)
         head = model.get_submodule(context.graph.head)
-        vectors = [p for name, p in model.named_parameters() if p.dim() == 1 and not name.startswith(f"{context.graph.head}.")] if config.norms else []
+        own_head = f"{context.graph.head}."
+        vectors = [p for name, p in model.named_parameters() if config.norms and p.dim() == 1 and not name.startswith(own_head)]
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         trained = [*head.parameters(), *vectors]

@@ -8,7 +8,10 @@ trunk); own weights become b-bit codes of a codebook fitted on OWN weights alone
 3. scores (fresh trunk): weights and scores train together, w = m * (inherited or own), m = the density's largest |score|, straight through.
    change (trained trunk): all slots train for a while; the slots that moved most become the task's own, all others go back to the trunk's bits.
 4. codes: masks fixed, codebook refitted after each epoch, weights trained through it; the epoch with the least validation loss stays.
-5. integers: norms re-estimated with the final integers, everything rounded to what the store holds, activation ranges calibrated.
+5. integers: norms re-estimated with the final integers (fresh trunk), everything rounded to what the store holds, activation ranges calibrated.
+
+Over a trained trunk, what pruning broke is first mended in closed form (`parts/reconstruction.py`), and norms keep the trunk's statistics: those of one
+task's few classes are worse than those of the whole training set.
 
 Deviations from the paper: codebooks never touch inherited weights (the public code re-quantizes them); the mask of the selected checkpoint is the
 mask that is stored; one bit width for all layers unless the plan says otherwise; parent and trunk are named by the recipe, not found by similarity;
@@ -17,7 +20,10 @@ no gradient-free post-pruning.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +34,9 @@ from torch.nn import functional
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import ShrunkModel, TaskResult
 from tsn_toolkit.graph.shrink import shrink
+from tsn_toolkit.parts.distillation import FeatureDistillation
 from tsn_toolkit.parts.own_slots import choose_own_slots_
+from tsn_toolkit.parts.reconstruction import reconstruct_
 from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, detach_, wrapped
 from tsn_toolkit.plan.choose import choose_units
@@ -41,6 +49,9 @@ ISOLATION = "exact"
 SETTINGS = ("task-incremental",)
 
 
+ExtraLoss = Callable[[torch.Tensor], torch.Tensor]
+
+
 class Config(BaseModel):
     """Options of `strategy.options`; fractions are of the task's epochs.
 
@@ -50,6 +61,10 @@ class Config(BaseModel):
         score_rate: learning rate of scores relative to weights.
         refresh_every: steps between exact refreshes of the score mask.
         criterion_batches: training batches the unit criterion sees.
+        criterion_loss: what the unit criterion differentiates: `output` (a random projection of the logits, so that units count by how much they
+            move the answer, also on examples that a trained trunk already fits) or `labels` (cross entropy).
+        ridge: of the closed-form reconstruction after pruning a trained trunk, relative to the mean squared input.
+        distillation: weight of the feature loss towards the parent's whole network (trained trunk only); 0 switches it off.
         calibration_batches: training batches for norms and activation ranges.
         min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
@@ -61,6 +76,9 @@ class Config(BaseModel):
     score_rate: float = Field(1.0, gt=0)
     refresh_every: int = Field(5, ge=1)
     criterion_batches: int = Field(8, ge=1)
+    criterion_loss: Literal["output", "labels"] = "output"
+    ridge: float = Field(1e-3, gt=0)
+    distillation: float = Field(1.0, ge=0)
     calibration_batches: int = Field(16, ge=1)
     min_gain: float = Field(1e-3, gt=0)
 
@@ -77,14 +95,38 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         if warmup:
             _warm_up(model, context, config, warmup, generator)
         unit_masks = _choose_units(model, context, config)
-        small = shrink(model.cpu(), context.graph, unit_masks)
+        small = shrink(model.cpu().eval(), context.graph, unit_masks)
+        if not fresh:
+            free = frozenset(plan.name for plan in context.plan.layers if plan.encoding == "codes")
+            reconstruct_(small.model, model, small.slots, _some_inputs(context, config), ridge=config.ridge, free=free)
         _wrap_(small, context)
         small.model.to(context.settings.device)
-        _search(small.model, context, config, search, fresh, generator)
-        _fit_codes(small.model, context, config, codes, generator)
+        with _teaching(model, small, context, config, fresh) as extra_loss:
+            _search(small.model, context, config, search, fresh, generator, extra_loss)
+            _fit_codes(small.model, context, config, codes, generator, extra_loss)
         return finish_task(
-            small, model, unit_masks, context, strategy="tsn", calibration_batches=config.calibration_batches, reestimate=True
+            small, model, unit_masks, context, strategy="tsn", calibration_batches=config.calibration_batches, reestimate=fresh
         )
+
+
+def _some_inputs(context: TaskContext, config: Config) -> torch.Tensor:
+    """Training inputs spread over the split, for the criterion's and the norms' statistics; (n, ...)."""
+    batches = [x for x, _ in plain_batches(context.data.train, context.data, context.settings.batch_size, torch.device("cpu"))]
+    return torch.cat(batches[:: max(1, len(batches) // config.criterion_batches)][: config.criterion_batches])
+
+
+def _teaching(
+    model: nn.Module, small: ShrunkModel, context: TaskContext, config: Config, fresh: bool
+) -> FeatureDistillation | nullcontext[None]:
+    """The parent's whole network as teacher, where there is a trained one."""
+    if fresh or config.distillation == 0:
+        return nullcontext()
+    head = context.graph.head
+    slots = small.slots[f"{head}.weight"].flatten(1)[0]
+    features = model.get_submodule(head).weight[0].numel()
+    teacher = copy.deepcopy(model).to(context.settings.device)
+    columns = (slots % features).to(context.settings.device)
+    return FeatureDistillation(teacher, small.model, head, columns=columns, weight=config.distillation)
 
 
 def _warm_up(model: nn.Module, context: TaskContext, config: Config, epochs: int, generator: torch.Generator) -> None:
@@ -112,8 +154,14 @@ def _choose_units(model: nn.Module, context: TaskContext, config: Config) -> dic
     batches = list(plain_batches(context.data.train, context.data, context.settings.batch_size, device))
     stride = max(1, len(batches) // config.criterion_batches)
     criterion = registry.load("tsn_toolkit.importance", context.importance)
-    scores = criterion.score(model.eval(), context.graph, batches[::stride][: config.criterion_batches], functional.cross_entropy)
+    loss = functional.cross_entropy if config.criterion_loss == "labels" else _random_projection
+    scores = criterion.score(model.eval(), context.graph, batches[::stride][: config.criterion_batches], loss)
     return choose_units(context.graph, context.plan, scores)
+
+
+def _random_projection(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """A scalar whose gradient, squared and averaged over draws, is the squared Jacobian of the logits."""
+    return (logits * torch.randn(logits.shape).to(logits.device)).sum() / len(logits)
 
 
 def _wrap_(small: ShrunkModel, context: TaskContext) -> None:
@@ -128,10 +176,12 @@ def _wrap_(small: ShrunkModel, context: TaskContext) -> None:
         attach_(small.model.get_submodule(plan.name), wrapper)
 
 
-def _search(model: nn.Module, context: TaskContext, config: Config, epochs: int, fresh: bool, generator: torch.Generator) -> None:
+def _search(
+    model: nn.Module, context: TaskContext, config: Config, epochs: int, fresh: bool, generator: torch.Generator, extra_loss: ExtraLoss | None
+) -> None:
     """Learns which slots are used or owned, and fixes the masks."""
     if not fresh:
-        _fit(model, context, config, Phase("change", epochs, context.learning_rate, "rise"), generator)
+        _fit(model, context, config, Phase("change", epochs, context.learning_rate, "rise"), generator, extra_loss=extra_loss)
         choose_own_slots_(model)
         return
     layers = list(wrapped(model))
@@ -151,7 +201,9 @@ def _search(model: nn.Module, context: TaskContext, config: Config, epochs: int,
         wrapper.learn_scores = False
 
 
-def _fit_codes(model: nn.Module, context: TaskContext, config: Config, epochs: int, generator: torch.Generator) -> None:
+def _fit_codes(
+    model: nn.Module, context: TaskContext, config: Config, epochs: int, generator: torch.Generator, extra_loss: ExtraLoss | None
+) -> None:
     """Trains own weights through their codebook, masks fixed."""
     layers = list(wrapped(model))
     for _, wrapper, latent in layers:
@@ -164,11 +216,17 @@ def _fit_codes(model: nn.Module, context: TaskContext, config: Config, epochs: i
             for _, wrapper, latent in layers:
                 wrapper.fit_codebook_(latent)
 
-    _fit(model, context, config, Phase("codes", epochs, context.learning_rate, "fall", select_best=True), generator, refit)
+    _fit(model, context, config, Phase("codes", epochs, context.learning_rate, "fall", select_best=True), generator, refit, extra_loss)
 
 
 def _fit(
-    model: nn.Module, context: TaskContext, config: Config, phase: Phase, generator: torch.Generator, after_step: Callable[[int], None] | None = None
+    model: nn.Module,
+    context: TaskContext,
+    config: Config,
+    phase: Phase,
+    generator: torch.Generator,
+    after_step: Callable[[int], None] | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> None:
     scores = [wrapper.score for _, wrapper, _ in wrapped(model)]
     chosen = {id(score) for score in scores}
@@ -195,6 +253,8 @@ def _fit(
         generator=generator,
         after_step=after,
         progress=context.progress,
+        extra_loss=extra_loss,
+        train_norms=not any(frozen.present.all() for frozen in context.inherited.values()),
     )
 
 

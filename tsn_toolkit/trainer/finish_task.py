@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ShrunkModel, TaskResult
+from tsn_toolkit.data.splits import normalise
 from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
 from tsn_toolkit.parts.slots import full_sizes, gather_frozen
 from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import TaskContext
-from tsn_toolkit.trainer.loop import evaluate, plain_batches, reestimate_norms_
+from tsn_toolkit.trainer.loop import evaluate, reestimate_norms_, to_device
 
 
 def finish_task(
@@ -48,9 +49,7 @@ def finish_task(
             assert scale is not None, "a shared layer has an owner"
             shared[name] = (q.numpy().astype(np.int8), scale.numpy())
     integers = to_integers_(model, context.graph, shared)
-    batches = list(plain_batches(context.data.train, context.data, context.settings.batch_size, cpu))
-    stride = max(1, len(batches) // calibration_batches)
-    inputs = [x for x, _ in batches[::stride][:calibration_batches]]
+    inputs = _calibration_inputs(context, calibration_batches)
     if reestimate:
         reestimate_norms_(model, inputs)
     norms, biases = freeze_vectors_(model, context.graph.head)
@@ -71,3 +70,15 @@ def finish_task(
         ranges=ranges,
         validation={"accuracy": accuracy, "loss": loss},
     )
+
+
+def _calibration_inputs(context: TaskContext, count: int) -> list[torch.Tensor]:
+    """At most `count` batches of normalised training inputs on the CPU, spread over the split.
+
+    A short last batch is left out unless it is the only one: an average over batches would give it the weight of a whole one, and a batch of one
+    example has no variance.
+    """
+    data, size = context.data, context.settings.batch_size
+    batches = max(1, len(data.train) // size)
+    starts = range(0, batches * size, size * max(1, batches // count))[:count]
+    return [to_device(normalise(data.train.x[start : start + size], data.mean, data.std), torch.device("cpu")) for start in starts]

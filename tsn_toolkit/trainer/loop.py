@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 import torch
@@ -88,6 +89,7 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     progress: Progress | None = None,
     train_norms: bool = True,
+    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[dict[str, float]]:
     """Trains in place.
 
@@ -100,6 +102,7 @@ def fit(
         generator: of the shuffle and the augmentation.
         after_step: called with the step's number, 0-based, after each optimizer step.
         progress: called after each step.
+        extra_loss: called with the inputs after each forward pass; what it returns is added to the loss.
         train_norms: False keeps batch norms in evaluation mode, so that their statistics stay.
 
     Returns:
@@ -111,24 +114,32 @@ def fit(
     steps, history = phase.epochs * steps_per_epoch, []
     best: tuple[float, dict] | None = None
     for epoch in range(phase.epochs):
-        model.train(train_norms)
+        model.train()
+        if not train_norms:
+            _hold_norms_(model)
         total = 0.0
         for index, (x, y) in enumerate(training_batches(task, settings, generator, steps_per_epoch)):
             step = epoch * steps_per_epoch + index
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(phase, step, steps) * group["rate"]
-            total += _step(model, x, y, optimizer, settings)
+            total += _step(model, x, y, optimizer, settings, extra_loss)
             if after_step is not None:
                 after_step(step)
             if progress is not None:
                 progress(phase.name, step + 1, steps)
         loss, accuracy = evaluate(model, task.validation, task, settings.device)
         history.append({"loss": total / steps_per_epoch, "validation_loss": loss, "validation_accuracy": accuracy})
-        if phase.select_best and (best is None or loss < best[0]):
+        if phase.select_best and (best is None or loss < best[0] or isnan(best[0])):
             best = (loss, copy.deepcopy(model.state_dict()))
     if best is not None:
         model.load_state_dict(best[1])
     return history
+
+
+def _hold_norms_(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -137,10 +148,19 @@ def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
 
 
-def _step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> float:
+def _step(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainingSettings,
+    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> float:
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = model(x)
     loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+    if extra_loss is not None:
+        loss = loss + extra_loss(x)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -1,0 +1,92 @@
+"""The end of every store strategy: what it claims is what its integers score."""
+
+
+from dataclasses import replace
+
+import learning_samples as samples
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import Split
+from tsn_toolkit.graph.shrink import shrink
+from tsn_toolkit.graph.trace import trace
+from tsn_toolkit.numerics.half import round_half
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer.context import starting_model
+from tsn_toolkit.trainer.finish_task import finish_task
+
+
+def make_mlp():
+    with samples.seeded(0):
+        layers = [nn.Flatten(), nn.Linear(64, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6)]
+        return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture
+def finish(tmp_path):
+    """Ends the learning of an untrained perceptron on `count` training examples."""
+    graph = trace(make_mlp(), torch.zeros(1, 1, 8, 8))
+    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=graph, recipe={})
+
+    def call(count, *, calibration_batches=16, reestimate=True):
+        data = samples.make_data(train=128)
+        data = replace(data, train=Split(data.train.x[:count], data.train.y[:count]))
+        context = samples.make_context(store, data, factory=make_mlp, graph=graph)
+        model = starting_model(context)
+        small = shrink(model, graph, {})
+        module = small.model.get_submodule("1")
+        latent = module.weight.detach().clone()
+        zeros = torch.zeros(module.weight.shape)
+        wrapper = SubnetWeight(zeros, zeros.bool(), None, rule="select", density=1.0, bit_width=4, max_code=127)
+        wrapper.fix_scale_(latent)
+        wrapper.fit_codebook_(latent)
+        attach_(module, wrapper)
+        result = finish_task(small, model, {}, context, strategy="x", calibration_batches=calibration_batches, reestimate=reestimate)
+        return result, small.model, data
+
+    return call
+
+
+def test_a_last_batch_of_one_example_does_not_break_the_norms(finish):
+    result, _, _ = finish(65)  # two batches of 32 and one example, which has no variance
+    whole, _, _ = finish(64)
+    np.testing.assert_array_equal(result.norms["2"].gain, whole.norms["2"].gain)
+    np.testing.assert_array_equal(result.norms["2"].shift, whole.norms["2"].shift)
+
+
+def test_fewer_examples_than_a_batch_are_all_used(finish):
+    result, model, data = finish(20)
+    x = (data.train.x.float() / 255 - 0.5) / 0.25
+    y = torch.nn.functional.linear(x.flatten(1), model[1].weight.detach()).double()
+    gain = 1 / (y.var(0) + 1e-5).sqrt()
+    np.testing.assert_allclose(result.norms["2"].gain, gain, rtol=2**-10)
+    np.testing.assert_allclose(result.norms["2"].shift, -y.mean(0) * gain, rtol=2**-9, atol=1e-3)
+
+
+def test_calibration_sees_batches_spread_over_the_whole_split(finish):
+    result, model, data = finish(128, calibration_batches=2)
+    x = (data.train.x.float() / 255 - 0.5) / 0.25
+    y = torch.nn.functional.linear(x.flatten(1), model[1].weight.detach()).double()
+    chosen = [y[0:32], y[64:96]]
+    gain = 1 / (torch.stack([part.var(0) for part in chosen]).mean(0) + 1e-5).sqrt()
+    np.testing.assert_allclose(result.norms["2"].gain, gain, rtol=2**-10)
+
+
+def test_statistics_stay_when_they_are_not_to_be_averaged(finish):
+    result, _, _ = finish(64, reestimate=False)
+    np.testing.assert_allclose(result.norms["2"].gain, round_half(np.full(8, (1 + 1e-5) ** -0.5)), rtol=1e-6)
+    np.testing.assert_array_equal(result.norms["2"].shift, np.zeros(8))
+
+
+def test_claims_are_measured_on_the_final_integers(finish):
+    result, model, data = finish(64)
+    x, y = (data.validation.x.float() / 255 - 0.5) / 0.25, data.validation.y
+    with torch.no_grad():
+        logits = model(x)
+    assert result.validation["accuracy"] == float((logits.argmax(1) == y).double().mean())
+    assert result.validation["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, y)), rel=1e-5)
+    assert result.classes == (0, 1, 2)
+    assert result.ranges and all(span.scale > 0 for span in result.ranges.values())
