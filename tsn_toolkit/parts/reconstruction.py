@@ -3,13 +3,13 @@
 In order of execution, on the same inputs:
 
 - a layer that lost inputs gets new weights by ridge regression: the kept inputs, as they arrive in the pruned network, are fitted to the layer's
-  output in the whole network (channel pruning, He et al., ICCV 2017, their reconstruction step; here the ridge pulls towards the weights as they were);
+  output in the whole network (channel pruning, He et al., ICCV 2017, their reconstruction step; here the ridge pulls towards the old weights);
 - a batch norm is set so that every channel keeps the mean and variance of its output:
 
       gain' = gain * std_whole / std_pruned,    shift' = mean of the whole network's output - gain' * mean_pruned
 
-Averaging the norms' statistics anew on one task would also mend the shift, but would trade the statistics of the whole training set for those of a few
-classes, which costs more than it gains.
+Averaging the norms' statistics anew on one task would also mend the shift, but would trade the statistics of the whole training set for those of a
+few classes, which costs more than it gains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ MAX_ROWS = 40_000
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
-def reconstruct_(small: nn.Module, whole: nn.Module, slots: Mapping[str, torch.Tensor], inputs: torch.Tensor, *, ridge: float, free: frozenset[str]) -> None:
+def reconstruct_(
+    small: nn.Module, whole: nn.Module, slots: Mapping[str, torch.Tensor], inputs: torch.Tensor, *, ridge: float, free: frozenset[str]
+) -> None:
     """Mends `small` in place.
 
     Args:
@@ -71,17 +73,17 @@ def _regress_(module: nn.Conv2d | nn.Linear, arrived: torch.Tensor, wanted: torc
     else:
         design, target = arrived.flatten(0, -2), wanted.flatten(0, -2)
     step = max(1, len(design) // MAX_ROWS)
-    design, target = design[::step].double(), target[::step].double()
+    design, target = design[::step], target[::step]
     mean_in, mean_out = design.mean(0), target.mean(0)
     design, target = design - mean_in, target - mean_out
     old = module.weight.flatten(1).double()  # (out, in * kernel)
-    gram = design.T @ design
+    gram = (design.T @ design).double()
     pull = ridge * gram.diagonal().mean()
-    right = design.T @ target + pull * old.T
+    right = (design.T @ target).double() + pull * old.T
     new = torch.linalg.solve(gram + pull * torch.eye(len(gram), dtype=gram.dtype), right).T
     module.weight.copy_(new.view_as(module.weight).float())
     if module.bias is not None:
-        module.bias.copy_((mean_out - new @ mean_in).float())
+        module.bias.copy_(mean_out - new.float() @ mean_in)
 
 
 @torch.no_grad()
@@ -98,7 +100,8 @@ def _match_norm_(module: nn.Module, name: str, arrived: torch.Tensor, whole_arri
 def _moments(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance per channel, float64."""
     dims = [dim for dim in range(values.dim()) if dim != 1]
-    return values.double().mean(dims), values.double().var(dims, correction=0)
+    variance, mean = torch.var_mean(values, dims, correction=0)
+    return mean.double(), variance.double()
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ trunk); own weights become b-bit codes of a codebook fitted on OWN weights alone
 4. codes: masks fixed, codebook refitted after each epoch, weights trained through it; the epoch with the least validation loss stays.
 5. integers: norms re-estimated with the final integers (fresh trunk), everything rounded to what the store holds, activation ranges calibrated.
 
-Over a trained trunk, what pruning broke is first mended in closed form (`parts/reconstruction.py`), and norms keep the trunk's statistics: those of one
-task's few classes are worse than those of the whole training set.
+Over a trained trunk, what pruning broke is first mended in closed form (`parts/reconstruction.py`), and norms keep the trunk's statistics: those of
+one task's few classes are worse than those of the whole training set.
 
 Deviations from the paper: codebooks never touch inherited weights (the public code re-quantizes them); the mask of the selected checkpoint is the
 mask that is stored; one bit width for all layers unless the plan says otherwise; parent and trunk are named by the recipe, not found by similarity;
@@ -32,7 +32,8 @@ from torch import nn
 from torch.nn import functional
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import ShrunkModel, TaskResult
+from tsn_toolkit.contracts import ShrunkModel, Split, TaskResult
+from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.distillation import FeatureDistillation
 from tsn_toolkit.parts.own_slots import choose_own_slots_
@@ -63,6 +64,7 @@ class Config(BaseModel):
         criterion_batches: training batches the unit criterion sees.
         criterion_loss: what the unit criterion differentiates: `output` (a random projection of the logits, so that units count by how much they
             move the answer, also on examples that a trained trunk already fits) or `labels` (cross entropy).
+        reconstruction_samples: training examples that the reconstruction sees.
         ridge: of the closed-form reconstruction after pruning a trained trunk, relative to the mean squared input.
         distillation: weight of the feature loss towards the parent's whole network (trained trunk only); 0 switches it off.
         calibration_batches: training batches for norms and activation ranges.
@@ -77,6 +79,7 @@ class Config(BaseModel):
     refresh_every: int = Field(5, ge=1)
     criterion_batches: int = Field(8, ge=1)
     criterion_loss: Literal["output", "labels"] = "output"
+    reconstruction_samples: int = Field(256, ge=16)
     ridge: float = Field(1e-3, gt=0)
     distillation: float = Field(1.0, ge=0)
     calibration_batches: int = Field(16, ge=1)
@@ -111,8 +114,9 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
 
 def _some_inputs(context: TaskContext, config: Config) -> torch.Tensor:
     """Training inputs spread over the split, for the criterion's and the norms' statistics; (n, ...)."""
-    batches = [x for x, _ in plain_batches(context.data.train, context.data, context.settings.batch_size, torch.device("cpu"))]
-    return torch.cat(batches[:: max(1, len(batches) // config.criterion_batches)][: config.criterion_batches])
+    train = context.data.train
+    stride = max(1, len(train) // config.reconstruction_samples)
+    return normalise(train.x[::stride][: config.reconstruction_samples], context.data.mean, context.data.std)
 
 
 def _teaching(
@@ -151,11 +155,12 @@ def _choose_units(model: nn.Module, context: TaskContext, config: Config) -> dic
     if not context.plan.groups:
         return {}
     device = context.settings.device
-    batches = list(plain_batches(context.data.train, context.data, context.settings.batch_size, device))
-    stride = max(1, len(batches) // config.criterion_batches)
+    size, train = context.settings.batch_size, context.data.train
+    stride = max(1, len(train) // (size * config.criterion_batches))
+    batches = list(plain_batches(Split(train.x[::stride], train.y[::stride]), context.data, size, device))
     criterion = registry.load("tsn_toolkit.importance", context.importance)
     loss = functional.cross_entropy if config.criterion_loss == "labels" else _random_projection
-    scores = criterion.score(model.eval(), context.graph, batches[::stride][: config.criterion_batches], loss)
+    scores = criterion.score(model.eval(), context.graph, batches[: config.criterion_batches], loss)
     return choose_units(context.graph, context.plan, scores)
 
 
