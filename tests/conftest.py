@@ -62,8 +62,8 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tsn() -> Iterator[Callable[..., Result]]:
     """Runs `tsn ARGUMENTS` in this process on one thread; a run's own measuring, which has tests of its own, stays in this process too."""
-    from tsn_toolkit import pipeline
     from tsn_toolkit.command_line import main
+    from tsn_toolkit.pipeline import measuring, stages
     from tsn_toolkit.verify.measure import measure_store
 
     def run(*arguments: object) -> Result:
@@ -72,7 +72,8 @@ def tsn() -> Iterator[Callable[..., Result]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "measure_in_fresh_process", lambda path, *, data_path=None: measure_store(path))
+        for module in (measuring, stages):
+            patch.setattr(module, "measure_in_fresh_process", lambda path, *, data_path=None: measure_store(path))
         yield run
     torch.set_num_threads(threads)
 

@@ -11,9 +11,9 @@ import pytest
 from click.testing import Result
 
 import tsn_toolkit
-from tsn_toolkit import pipeline
 from tsn_toolkit.bench.latency import bench_onnxruntime
 from tsn_toolkit.delivery import BenchSettings
+from tsn_toolkit.pipeline import commands
 from tsn_toolkit.recipe.yaml_document import parse_yaml
 from tsn_toolkit.store.store import Store
 
@@ -159,7 +159,7 @@ def package(tsn: Run, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(pipeline, "bench_settings", lambda recipe: BenchSettings(seconds=0.02, batches=(1,)))
+        patch.setattr(commands, "bench_settings", lambda recipe: BenchSettings(seconds=0.02, batches=(1,)))
         done = tsn("export", tiny_run / "store", "--task", "classes-2-3", "--target", "cpu_onnxruntime", "--out", "out", "--json")
     result = one_object(done)
     assert "Warning" not in done.stderr
@@ -186,7 +186,7 @@ def test_verify_of_a_package(tsn: Run, package: Path) -> None:
 
 
 def test_bench_of_a_package(tsn: Run, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "bench_onnxruntime", functools.partial(bench_onnxruntime, seconds=0.02, rounds=1))
+    monkeypatch.setattr(commands, "bench_onnxruntime", functools.partial(bench_onnxruntime, seconds=0.02, rounds=1))
     result = one_object(tsn("bench", package, "--json"))
     assert {"batch_1", "batch_32"} <= set(result)
     for batch in (result["batch_1"], result["batch_32"]):

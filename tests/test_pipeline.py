@@ -16,7 +16,7 @@ from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.extract import extract
 from tsn_toolkit.models.small_cnn import small_cnn
-from tsn_toolkit.pipeline import stored_recipe, strategy_config
+from tsn_toolkit.pipeline.founding import stored_recipe, strategy_config
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
 from tsn_toolkit.store.store import Store

@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # A run whose measuring stays in its own process, so that a kill ends all of it.
 PROGRAM = """
 import sys
-from tsn_toolkit import pipeline
 from tsn_toolkit.command_line import main
+from tsn_toolkit.pipeline import measuring
 from tsn_toolkit.verify.measure import measure_store
-pipeline.measure_in_fresh_process = lambda path, *, data_path=None: measure_store(path)
+measuring.measure_in_fresh_process = lambda path, *, data_path=None: measure_store(path)
 main(sys.argv[1:])
 """
 

@@ -60,7 +60,7 @@ def main(debug: bool) -> None:
 @JSON_OPTION
 def run(recipe: str, out: Path | None, overrides: tuple[str, ...], seed: int | None, dry_run: bool, as_json: bool) -> None:
     """Run RECIPE (a name or a file) from data to verified packages and a report."""
-    from tsn_toolkit.pipeline import run as run_pipeline
+    from tsn_toolkit.pipeline.stages import run as run_pipeline
     from tsn_toolkit.recipe.loading import resolve_recipe
     from tsn_toolkit.recipe.yaml_document import dump_yaml
 
@@ -80,7 +80,7 @@ def run(recipe: str, out: Path | None, overrides: tuple[str, ...], seed: int | N
 @JSON_OPTION
 def resume(folder: Path, as_json: bool) -> None:
     """Continue the run in FOLDER where it was stopped."""
-    from tsn_toolkit.pipeline import resume as resume_pipeline
+    from tsn_toolkit.pipeline.stages import resume as resume_pipeline
 
     _finish(resume_pipeline(folder, _hooks()), folder, as_json)
 
@@ -93,7 +93,7 @@ def resume(folder: Path, as_json: bool) -> None:
 @JSON_OPTION
 def add_task(store: Path, recipe: str, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Learn the first task of RECIPE that STORE does not hold and append it; earlier parts stay as they are."""
-    from tsn_toolkit.pipeline import add_task as add_to_store
+    from tsn_toolkit.pipeline.stages import add_task as add_to_store
 
     result = add_to_store(store, _recipe(recipe, overrides), out, _hooks())
     if as_json:
@@ -110,7 +110,7 @@ def add_task(store: Path, recipe: str, out: Path | None, overrides: tuple[str, .
 @SET_OPTION
 def plan(recipe: str, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Make the compression plan of RECIPE, to read, edit and run with `--set plan.file=FILE`."""
-    from tsn_toolkit.pipeline import plan_text
+    from tsn_toolkit.pipeline.commands import plan_text
 
     text = plan_text(_recipe(recipe, overrides))
     if out is None:
@@ -126,7 +126,7 @@ def plan(recipe: str, out: Path | None, overrides: tuple[str, ...]) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Write the report of the finished run in FOLDER again."""
-    from tsn_toolkit.pipeline import write_report
+    from tsn_toolkit.pipeline.summary import write_report
 
     click.echo(str(write_report(folder)))
 
@@ -143,7 +143,7 @@ def report(folder: Path) -> None:
 @JSON_OPTION
 def analyze(model: str, input_shape: str, checkpoint: Path | None, head: str | None, out: Path | None, as_json: bool) -> None:
     """Read MODEL (`package.module:factory` or `file.py:factory`): layers, costs, coupled units, and what is frozen and why."""
-    from tsn_toolkit.pipeline import analyze_model
+    from tsn_toolkit.pipeline.commands import analyze_model
 
     graph, table, record, picture = analyze_model(model, _shape(input_shape), checkpoint, head)
     if out is not None:
@@ -175,7 +175,7 @@ def inspect(store: Path, as_json: bool) -> None:
 @JSON_OPTION
 def export(store: Path, task: str, target_name: str, out: Path, data: Path | None, as_json: bool) -> None:
     """Export one task of STORE for a target, run it there, and keep it only if both gates hold."""
-    from tsn_toolkit.pipeline import export_from_store
+    from tsn_toolkit.pipeline.commands import export_from_store
 
     result = export_from_store(store, task, target_name, out, data, _hooks())
     click.echo(json.dumps(result) if as_json else "\n".join(f"{name}: {package['path']}" for name, package in result["packages"].items()))
@@ -187,7 +187,7 @@ def export(store: Path, task: str, target_name: str, out: Path, data: Path | Non
 @JSON_OPTION
 def verify(path: Path, measure: bool, as_json: bool) -> None:
     """Verify a PACKAGE (hashes, golden outputs in its own runtime) or a STORE (integrity, decoding, accuracy with --measure)."""
-    from tsn_toolkit.pipeline import verify_path
+    from tsn_toolkit.pipeline.commands import verify_path
 
     result = verify_path(path, measure=measure)
     click.echo(json.dumps(result) if as_json else "\n".join(_lines(result)))
@@ -198,7 +198,7 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
 @JSON_OPTION
 def bench(package: Path, as_json: bool) -> None:
     """Measure the latency of a PACKAGE in its own runtime, in a process of its own."""
-    from tsn_toolkit.pipeline import bench_path
+    from tsn_toolkit.pipeline.commands import bench_path
 
     result = bench_path(package)
     click.echo(json.dumps(result) if as_json else "\n".join(_lines(result)))
@@ -299,7 +299,7 @@ def init(folder: Path) -> None:
 
 
 def _recipe(name: str, overrides: tuple[str, ...]) -> Any:
-    from tsn_toolkit.pipeline import strategy_config
+    from tsn_toolkit.pipeline.founding import strategy_config
     from tsn_toolkit.recipe.loading import load_recipe
 
     return load_recipe(name, overrides=overrides, strategy_config=strategy_config)
@@ -307,7 +307,7 @@ def _recipe(name: str, overrides: tuple[str, ...]) -> Any:
 
 def _hooks() -> Any:
     """News and progress bars on stderr."""
-    from tsn_toolkit.pipeline import Hooks
+    from tsn_toolkit.pipeline.hooks import Hooks
 
     return Hooks(say=lambda line: click.echo(line, err=True), progress=_progress_bar())
 

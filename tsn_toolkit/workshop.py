@@ -67,7 +67,8 @@ def workshop_of_store(store: Store) -> Workshop:
     shop = make_workshop(model["factory"], model["head"], store.architecture.input_shape, recipe["seed"])
     if shop.graph.fingerprint != store.fingerprint:
         raise StoreError(
-            f"{store.path}: factory `{model['factory']}` makes another module than the one that was stored (its parameter names, shapes or types differ). "
+            f"{store.path}: factory `{model['factory']}` makes another module than the one that was stored (its parameter names, shapes or types "
+            "differ). "
             "Use the version of the code that the store was made with."
         )
     return shop

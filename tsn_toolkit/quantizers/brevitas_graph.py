@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn import functional
 
 from tsn_toolkit.errors import ExportError, TargetError
 
@@ -151,8 +152,27 @@ def _graph_mode(model: nn.Module) -> nn.Module:
         quant_class, defaults = layers[kind]
         layers[kind] = (quant_class, {**defaults, **settings})
     graph = rules.preprocess_for_quantize(_affine_copy(model), relu6_to_relu=False)
+    _relu_calls_to_modules_(graph)
     with _bounded_residual_loop(graph):
         return rules.quantize(graph, compute_layer_map=layers).eval()
+
+
+def _relu_calls_to_modules_(graph: fx.GraphModule) -> None:
+    """Puts nn.ReLU modules in place of calls of a function or method: Brevitas quantizes what leaves a module once, and around a call twice."""
+    functions = (torch.relu, torch.relu_, functional.relu)
+    number = 0
+    for node in list(graph.graph.nodes):
+        called = node.op == "call_function" and node.target in functions or node.op == "call_method" and node.target in ("relu", "relu_")
+        if not called:
+            continue
+        while hasattr(graph, f"relu_{number}"):
+            number += 1
+        graph.add_submodule(f"relu_{number}", nn.ReLU())
+        with graph.graph.inserting_after(node):
+            replacement = graph.graph.call_module(f"relu_{number}", (node.args[0],))
+        node.replace_all_uses_with(replacement)
+        graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def _layerwise_mode(model: nn.Module) -> nn.Module:

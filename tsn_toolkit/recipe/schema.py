@@ -148,7 +148,7 @@ class TrainingSection(Section):
     """How one task is trained."""
 
     epochs: Count = 10
-    """Passes over the task's training data."""
+    """Passes over the task's training data, all phases of the strategy together; a phase takes at least one."""
     batch_size: Count = 64
     """Examples per step."""
     optimizer: Literal["sgd", "adam"] = "sgd"

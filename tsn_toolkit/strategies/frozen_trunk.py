@@ -6,11 +6,13 @@ head (and two vectors per norm). A method that stores more per task has to beat 
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.errors import RecipeError
+from tsn_toolkit.filling import NORM_TYPES
 from tsn_toolkit.graph.shrink import shrink
+from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
@@ -26,12 +28,14 @@ class Config(BaseModel):
     Attributes:
         norms: train the norms too; otherwise they stay the trunk's.
         calibration_batches: training batches for norms and activation ranges.
+        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     norms: bool = False
-    calibration_batches: int = 16
+    calibration_batches: int = Field(16, ge=1)
+    min_gain: float = Field(1e-3, gt=0)
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
@@ -47,8 +51,8 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     with seeded(context.seed):
         model = starting_model(context)
         head = model.get_submodule(context.graph.head)
-        own_head = f"{context.graph.head}."
-        vectors = [p for name, p in model.named_parameters() if config.norms and p.dim() == 1 and not name.startswith(own_head)]
+        vectors = [p for module in model.modules() if config.norms and isinstance(module, NORM_TYPES) for p in module.parameters()]
+        gains = [gain for name in foldable_norms(context.graph) if config.norms and (gain := model.get_submodule(name).weight) is not None]
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         trained = [*head.parameters(), *vectors]
@@ -63,6 +67,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             context.settings,
             parameters=[{"params": trained}],
             generator=generator,
+            after_step=lambda _: clamp_gains_(gains, config.min_gain),
             progress=context.progress,
             train_norms=config.norms,
         )

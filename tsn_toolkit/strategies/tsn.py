@@ -34,8 +34,10 @@ from torch.nn import functional
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import ShrunkModel, Split, TaskResult
 from tsn_toolkit.data.normalisation import normalise
+from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.distillation import FeatureDistillation
+from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
 from tsn_toolkit.parts.own_slots import choose_own_slots_
 from tsn_toolkit.parts.reconstruction import reconstruct_
 from tsn_toolkit.parts.slots import gather_frozen
@@ -87,7 +89,17 @@ class Config(BaseModel):
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
-    """One task, from the committed store's view to integers."""
+    """One task, from the committed store's view to integers.
+
+    Raises:
+        PlanError: a layer is to be shared that no ancestor has.
+    """
+    for plan in context.plan.layers:
+        if plan.encoding == "shared" and context.inherited[plan.name].scale is None:
+            raise PlanError(
+                f"`layers.{plan.name}.encoding` is shared, but no ancestor of task `{context.data.name}` has the layer (parent `{context.parent}`). "
+                "Set it to codes, or start from a trained trunk."
+            )
     with seeded(context.seed):
         generator = context.generator()
         fresh = not any(frozen.present.all() for frozen in context.inherited.values())
@@ -172,6 +184,7 @@ def _random_projection(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 def _wrap_(small: ShrunkModel, context: TaskContext) -> None:
     for plan in context.plan.layers:
         if plan.encoding == "shared":
+            small.model.get_submodule(plan.name).weight.requires_grad_(False)
             continue
         q, present, scale = gather_frozen(context.inherited[plan.name], small.slots[f"{plan.name}.weight"])
         rule = "replace" if context.inherited[plan.name].present.all() else "select"
@@ -235,17 +248,14 @@ def _fit(
 ) -> None:
     scores = [wrapper.score for _, wrapper, _ in wrapped(model)]
     chosen = {id(score) for score in scores}
-    shared = {id(p) for plan in context.plan.layers if plan.encoding == "shared" for p in [model.get_submodule(plan.name).weight]}
-    weights = [p for p in model.parameters() if id(p) not in chosen and id(p) not in shared]
+    weights = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
     groups = [{"params": weights}]
     if any(wrapper.learn_scores for _, wrapper, _ in wrapped(model)):
         groups.append({"params": scores, "rate": config.score_rate, "weight_decay": 0.0})
-    gains = [m.weight for name in _foldable(context) if (m := model.get_submodule(name)).weight is not None]
+    gains = [gain for name in foldable_norms(context.graph) if (gain := model.get_submodule(name).weight) is not None]
 
     def after(step: int) -> None:
-        with torch.no_grad():
-            for gain in gains:
-                gain.clamp_(min=config.min_gain)
+        clamp_gains_(gains, config.min_gain)
         if after_step is not None:
             after_step(step)
 
@@ -261,7 +271,3 @@ def _fit(
         extra_loss=extra_loss,
         train_norms=not any(frozen.present.all() for frozen in context.inherited.values()),
     )
-
-
-def _foldable(context: TaskContext) -> list[str]:
-    return [layer.norm for layer in context.graph.layers if layer.norm]

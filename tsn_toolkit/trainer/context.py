@@ -30,7 +30,7 @@ class TaskContext:
         data: the task.
         trunk_seed: seed of the fresh initialisation, the same for all tasks.
         seed: of this task's training, derived from the recipe's seed and the task's index.
-        epochs: passes over the training split, all phases together.
+        epochs: passes over the training split, all phases together; a phase takes at least one.
         learning_rate: the peak.
         importance: registry name of the unit criterion.
         settings: of the loop.

@@ -1,0 +1,101 @@
+"""What the command line asks of a store, a package or a model outside a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsn_toolkit.bench.latency import bench_onnxruntime
+from tsn_toolkit.contracts import ModelGraph, TaskData
+from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.delivery import deliver
+from tsn_toolkit.errors import RunError
+from tsn_toolkit.export.package import GOLDEN_FILE
+from tsn_toolkit.extract import extract
+from tsn_toolkit.files import folder_bytes
+from tsn_toolkit.graph.listing import graph_json, graph_table
+from tsn_toolkit.graph.picture import graph_svg
+from tsn_toolkit.graph.trace import trace
+from tsn_toolkit.model_loading import load_model, set_head
+from tsn_toolkit.pipeline.founding import load_or_make_plan, shop_of_recipe
+from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.pipeline.measuring import bench_settings
+from tsn_toolkit.plan.file import plan_text_of
+from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.target import Target, list_targets, load_target
+from tsn_toolkit.verify.measure import measure_store
+from tsn_toolkit.verify.package_check import verify_package
+from tsn_toolkit.workshop import Workshop, recipe_of_task, workshop_of_store
+
+
+def export_from_store(store_path: Path, task: str, target_name: str, out: Path, data_path: Path | None, hooks: Hooks) -> dict[str, Any]:
+    """Packages of one committed task.
+
+    Args:
+        store_path: the store.
+        task: name of the task.
+        target_name: a target, or `all`.
+        out: a folder per target is made in it.
+        data_path: stands in for `data.path` of the store's recipe.
+    """
+    store = Store.open(store_path)
+    recipe, index = recipe_of_task(store, task)
+    if data_path is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data_path)})})
+    names = list_targets() if target_name == "all" else (target_name,)
+    shop = workshop_of_store(store)
+    return {"task": task, "packages": export_packages(store, shop, load_task(recipe, index), recipe, [load_target(n) for n in names], out, hooks)}
+
+
+def export_packages(
+    store: Store, shop: Workshop, data: TaskData, recipe: Recipe, targets: list[Target], out: Path, hooks: Hooks
+) -> dict[str, dict[str, Any]]:
+    """One package per target; target name -> path and what was measured. Latency stands beside a dense network of the pristine size."""
+    weights = store.weights(data.name)
+    extracted = extract(shop.factory, shop.graph, weights)
+    dense = set_head(shop.factory(), shop.graph.head, len(data.classes)).eval()
+    packages = {}
+    for target in targets:
+        hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
+        done = deliver(extracted, weights.ranges, target, out / target.name, data=data, dense=dense, bench=bench_settings(recipe))
+        measured = {"model_bytes": done.model_bytes, "parity": done.parity, "latency_ms": done.latency_ms}
+        packages[target.name] = {"path": str(out / target.name), **measured}
+    return packages
+
+
+def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
+    """Verifies a package or a store; see `tsn verify`.
+
+    Raises:
+        GateError: the package is not what its manifest says, or does not answer as recorded.
+        StoreError: a part of the store is damaged.
+    """
+    if not (path / "trunk.safetensors").exists() and (path / GOLDEN_FILE).exists():
+        if measure:
+            raise RunError(f"{path} is a package; --measure is for a store. Leave it out.")
+        return dataclasses.asdict(verify_package(path))
+    if measure:
+        return measure_store(path)
+    store = Store.open(path)
+    return {"tasks": [{"name": entry.name, "codes_hash": store.codes_hash(entry.name)} for entry in store.entries], "total_bytes": folder_bytes(path)}
+
+
+def bench_path(package: Path) -> dict[str, Any]:
+    """Times a package in its own runtime."""
+    return bench_onnxruntime(package)
+
+
+def analyze_model(factory: str, shape: tuple[int, ...], checkpoint: Path | None, head: str | None) -> tuple[ModelGraph, str, dict[str, Any], str]:
+    """Graph, table, JSON record and picture of a module."""
+    model = load_model(factory, checkpoint)
+    graph = trace(model, torch.zeros(shape), head=head)
+    return graph, graph_table(graph), graph_json(graph), graph_svg(graph)
+
+
+def plan_text(recipe: Recipe) -> str:
+    """The plan that a run of the recipe would make, as the text of its file."""
+    return plan_text_of(load_or_make_plan(recipe, shop_of_recipe(recipe).graph, [load_target(name) for name in recipe.targets]))

@@ -1,0 +1,131 @@
+"""Everything before the first task: checkpoint checked, graph traced, plan made, trunk committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsn_toolkit import registry
+from tsn_toolkit.contracts import CompressionPlan, ModelGraph, TaskData
+from tsn_toolkit.data.loading import load_data
+from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.errors import ModelError
+from tsn_toolkit.files import write_text
+from tsn_toolkit.filling import check_same_constants
+from tsn_toolkit.graph.picture import graph_svg
+from tsn_toolkit.model_loading import load_model
+from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
+from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.plan.file import load_plan, plan_to_dict, save_plan
+from tsn_toolkit.plan.make import make_plan
+from tsn_toolkit.plan.settings import PlanSettings
+from tsn_toolkit.recipe.environment import expand, portable
+from tsn_toolkit.recipe.loading import resolve_recipe
+from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.run_folder import RunFolder
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.target import Target
+from tsn_toolkit.trainer.loop import evaluate
+from tsn_toolkit.verify.measure import DATA_PATH_VARIABLE
+from tsn_toolkit.vocabulary import MAX_CODE
+from tsn_toolkit.workshop import Workshop, make_workshop
+
+
+def strategy_config(name: str) -> type:
+    """Options model of a strategy."""
+    return registry.load("tsn_toolkit.strategies", name).Config
+
+
+def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: Hooks) -> Store:
+    """Everything before the first task: checkpoint checked, graph traced, plan made, trunk committed."""
+    shop = shop_of_recipe(recipe)
+    graph = shop.graph
+    hooks.say(f"graph: {len(graph.nodes)} operations, {len(graph.layers)} layers, {len(graph.groups)} groups, {graph.macs / 1e6:.2f} M MACs")
+    plan = load_or_make_plan(recipe, graph, targets)
+    save_plan(plan, folder.plan)
+    write_text(folder.path / "graph.svg", graph_svg(graph))
+    if trunk_kind(recipe) == "checkpoint":
+        model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
+        check_same_constants(model, shop.factory())
+        check_reference_accuracy(recipe, model, hooks)
+        trunk = checkpoint_trunk(model, graph, bit_width=plan.trunk_bit_width, max_code=plan.max_code, seed=recipe.seed)
+    else:
+        trunk = seed_trunk(recipe.seed)
+    return Store.create(folder.store, trunk=trunk, graph=graph, recipe={**stored_recipe(recipe, 0), "resolved_plan": plan_to_dict(plan)})
+
+
+def shop_of_recipe(recipe: Recipe) -> Workshop:
+    """The workshop that a recipe describes."""
+    shape = tuple(load_task(recipe, 0).train.x.shape[1:])
+    return make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+
+
+def load_or_make_plan(recipe: Recipe, graph: ModelGraph, targets: list[Target]) -> CompressionPlan:
+    """The plan file that the recipe names, or one made from its settings under the strictest target."""
+    if recipe.plan.file is not None:
+        return load_plan(Path(expand(recipe.plan.file)), graph=graph)
+    section = recipe.plan
+    settings = PlanSettings(
+        units_keep=section.units_keep,
+        unit_overrides=section.unit_overrides,
+        target_macs=section.target_macs,
+        min_units=section.min_units,
+        channel_multiple=section.channel_multiple,
+        density=section.density,
+        bit_width=section.bit_width,
+        granularity=section.granularity,
+        layer_overrides={name: override.model_dump(exclude_none=True) for name, override in section.layer_overrides.items()},
+        trunk_bit_width=recipe.trunk.bit_width,
+        max_code=min([MAX_CODE, *(target.max_code for target in targets)]),
+    )
+    return make_plan(graph, settings)
+
+
+def trunk_kind(recipe: Recipe) -> str:
+    """`checkpoint` or `seed`."""
+    if recipe.trunk.kind != "auto":
+        return recipe.trunk.kind
+    return "checkpoint" if recipe.model.checkpoint else "seed"
+
+
+def check_reference_accuracy(recipe: Recipe, model: nn.Module, hooks: Hooks) -> None:
+    """A checkpoint must score what the recipe says on the full test set before anything is built on it.
+
+    Raises:
+        ModelError: it does not.
+    """
+    wanted = recipe.model.reference_accuracy
+    if wanted is None:
+        return
+    _, test = load_data(recipe.data)
+    train, _ = load_data(recipe.data.model_copy(update={"train_limit": 2}))
+    whole = TaskData("all", tuple(range(int(test.y.max()) + 1)), train, train, test, recipe.data.mean, recipe.data.std)
+    _, accuracy = evaluate(model, test, whole, torch.device("cpu"))
+    hooks.say(f"checkpoint: accuracy {accuracy:.4f} on the full test set ({len(test)} examples), {wanted:.4f} expected")
+    if abs(accuracy - wanted) > recipe.model.reference_tolerance + 1e-9:
+        raise ModelError(
+            f"checkpoint {recipe.model.checkpoint} scores {accuracy:.4f} on the full test set, `model.reference_accuracy` says {wanted:.4f} "
+            f"(tolerance {recipe.model.reference_tolerance}). Check the preprocessing (`data.mean`, `data.std`) and the checkpoint."
+        )
+
+
+def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
+    """The part of a recipe that decides what is stored, as far as the first `tasks` tasks.
+
+    Names, targets, benchmarks and references decide no byte of a store; later tasks decide no byte of an earlier one. Leaving them out is what makes
+    a run of T tasks equal to a run of one and T - 1 added tasks, byte for byte.
+    """
+    record = resolve_recipe(recipe)
+    for key in ("description", "targets", "bench", "reference"):
+        record.pop(key)
+    record["name"] = "stored"
+    record["data"]["path"] = portable(record["data"]["path"], DATA_PATH_VARIABLE)
+    record["model"]["checkpoint"] = portable(record["model"]["checkpoint"], "TSN_CHECKPOINT_PATH")
+    record["plan"]["file"] = None  # the plan itself stands beside the recipe
+    record["tasks"] = {**record["tasks"], "count": tasks, "explicit": record["tasks"]["explicit"][:tasks]} if tasks else {}
+    if record["tasks"].get("split") == "explicit":
+        record["tasks"]["count"] = None
+    return record

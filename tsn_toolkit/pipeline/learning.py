@@ -1,0 +1,79 @@
+"""One task from the committed store, the recipe, the seed and its data alone, and its part in the store."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tsn_toolkit import registry
+from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
+from tsn_toolkit.parts.trunk import trunk_weights
+from tsn_toolkit.pipeline.founding import stored_recipe
+from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
+from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.device import pick_device, pick_dtype
+from tsn_toolkit.trainer.loop import TrainingSettings
+from tsn_toolkit.vocabulary import TRUNK
+from tsn_toolkit.workshop import Workshop
+
+
+def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskData, index: int, hooks: Hooks) -> None:
+    """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store."""
+    strategy = registry.load("tsn_toolkit.strategies", recipe.strategy.name)
+    plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
+    result: TaskResult = strategy.learn(task_context(recipe, store, shop, plan, data, index, hooks), strategy.Config(**recipe.strategy.options))
+    record = {**stored_recipe(recipe, index + 1), "resolved_plan": plan_to_dict(plan), "task_index": index}
+    store.commit(result, record)
+
+
+def task_context(
+    recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks
+) -> TaskContext:
+    """What a strategy is given."""
+    parent = choose_parent(recipe, store)
+    start, classes = None, ()
+    if parent != TRUNK:
+        start = store.weights(parent)
+        classes = start.classes
+    elif store.trunk().kind == "checkpoint":
+        start = trunk_weights(store.trunk())
+        classes = tuple(range(len(start.head.codes)))
+    device = pick_device(recipe.device)
+    training = recipe.training
+    return TaskContext(
+        factory=shop.factory,
+        graph=shop.graph,
+        plan=plan,
+        parent=parent,
+        inherited=store.frozen_view(parent),
+        start=start,
+        start_classes=classes,
+        data=data,
+        trunk_seed=recipe.seed,
+        seed=int(np.random.SeedSequence([recipe.seed, index]).generate_state(1)[0]),
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        importance=recipe.plan.importance,
+        settings=TrainingSettings(
+            batch_size=training.batch_size,
+            optimizer=training.optimizer,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            augment=training.augment,
+            label_smoothing=training.label_smoothing,
+            device=device,
+            dtype=pick_dtype(recipe.precision, device),
+        ),
+        progress=hooks.progress,
+    )
+
+
+def choose_parent(recipe: Recipe, store: Store) -> str:
+    """The owner whose frozen view the next task inherits; `auto` is the trunk where it holds trained weights, else the previous task."""
+    if not store.entries or recipe.parent == "trunk":
+        return TRUNK
+    if recipe.parent == "auto" and store.trunk().kind == "checkpoint":
+        return TRUNK
+    return store.entries[-1].name

@@ -1,0 +1,92 @@
+"""`summary.json` and `report.html` of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+from tsn_toolkit import __version__, metrics
+from tsn_toolkit.bench.denominators import measure_denominators
+from tsn_toolkit.errors import RunError
+from tsn_toolkit.files import folder_bytes, read_json, write_json, write_text
+from tsn_toolkit.pipeline.founding import strategy_config
+from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.recipe.loading import load_recipe
+from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.report.page import render_report
+from tsn_toolkit.run_folder import RunFolder, open_run_folder
+from tsn_toolkit.store.inspect import inspect_store, sharing_matrix
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.workshop import Workshop
+
+
+def write_report(path: Path) -> Path:
+    """Writes `report.html` of a finished run again; returns its path."""
+    folder = open_run_folder(path)
+    if not folder.summary.is_file():
+        raise RunError(f"{path} is not finished: {folder.summary.name} is missing. Continue it with `tsn resume {path}`.")
+    recipe = load_recipe(folder.recipe, strategy_config=strategy_config)
+    _write_page(recipe, folder, Store.open(folder.store), read_json(folder.summary))
+    return folder.report
+
+
+def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, names: tuple[str, ...], hooks: Hooks) -> dict[str, Any]:
+    """`summary.json` and `report.html` from the records and the store."""
+    records = [read_json(folder.record(name)) for name in names]
+    matrix = [record["R_row"] + [None] * (len(names) - len(record["R_row"])) for record in records]
+    numbers = dataclasses.asdict(metrics.continual_metrics(matrix))
+    shown = ("name", "accuracy", "bytes", "macs", "latency_ms")
+    summary = {
+        "name": recipe.name,
+        "dense_reference": DENSE_MEANS[recipe.reference.dense],
+        "tasks": [{key: record[key] for key in shown} for record in records],
+        "R": matrix,
+        **numbers,
+        "store_bytes": folder_bytes(folder.store),
+        "denominators": measure_denominators(shop.factory, shop.graph, store),
+        "seed": recipe.seed,
+        "versions": versions(),
+        "warnings": [warning for record in records for warning in record["warnings"]],
+    }
+    write_json(folder.summary, summary)
+    _write_page(recipe, folder, store, summary)
+    hooks.say(f"report: {folder.report}")
+    return summary
+
+
+def _write_page(recipe: Recipe, folder: RunFolder, store: Store, summary: dict[str, Any]) -> None:
+    names = [task["name"] for task in summary["tasks"]]
+    owners, fractions = sharing_matrix(store)
+    page = render_report(
+        summary,
+        inspection=inspect_store(store),
+        graph_svg=(folder.path / "graph.svg").read_text(encoding="utf-8"),
+        sharing=(names, fractions.tolist(), list(owners)),
+        parity={name: read_json(folder.record(name))["parity"] for name in names},
+        recipe_text=folder.recipe.read_text(encoding="utf-8"),
+        name=recipe.name,
+    )
+    write_text(folder.report, page)
+
+
+DENSE_MEANS = {
+    "separate": "one dense fp32 network per task, trained on that task alone with the same epochs, data and augmentation",
+    "checkpoint": "the trained checkpoint in fp32, restricted to each task's logits; it has seen every training image, so validation is optimistic",
+    "none": "no dense reference was asked for",
+}
+"""What `dense` means in a summary, by `reference.dense`."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that shapes a number."""
+    packages = ("torch", "torch-pruning", "brevitas", "numpy", "constriction", "onnx", "onnxruntime")
+    found = {"tsn-toolkit": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
