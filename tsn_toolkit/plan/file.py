@@ -71,7 +71,8 @@ def plan_from_dict(content: Any, *, where: str = "the stored plan") -> Compressi
 
 def plan_text_of(plan: CompressionPlan) -> str:
     """The text of the plan's file; the same plan gives the same bytes."""
-    return HEADER + yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None, width=1000)
+    text: str = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None, width=1000)
+    return HEADER + text
 
 
 def save_plan(plan: CompressionPlan, path: str | Path) -> None:

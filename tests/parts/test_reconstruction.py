@@ -1,0 +1,80 @@
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from tsn_toolkit.graph.shrink import shrink
+from tsn_toolkit.graph.trace import trace
+from tsn_toolkit.parts.reconstruction import reconstruct_
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
+    for norm in (model[1], model[4]):
+        norm.running_mean.normal_(0, 0.2)
+        norm.running_var.uniform_(0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    return model.eval()
+
+
+def pruned(model: nn.Module, kept: list[int]):
+    graph = trace(model, torch.zeros(1, 2, 6, 6))
+    mask = np.zeros(8, bool)
+    mask[kept] = True
+    return shrink(model, graph, {"0": mask})
+
+
+INPUTS = torch.randn(64, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_duplicate_channel_is_mended_exactly():
+    model = network()
+    with torch.no_grad():  # channel 7 repeats channel 0, so that removing it loses nothing that the others cannot give
+        model[0].weight[7] = model[0].weight[0]
+        for values in (model[1].weight, model[1].bias, model[1].running_mean, model[1].running_var):
+            values[7] = values[0]
+    small = pruned(model, list(range(7)))
+    with torch.no_grad():
+        wanted, before = model(INPUTS), small.model(INPUTS)
+        reconstruct_(small.model, model, small.slots, INPUTS, ridge=1e-9, free=frozenset({"3"}))
+        after = small.model(INPUTS)
+    assert (before - wanted).abs().max() > 1e-2
+    assert (after - wanted).abs().max() < 1e-4
+    expected = model[3].weight[:, 0] + model[3].weight[:, 7]
+    assert torch.allclose(small.model[3].weight[:, 0], expected, atol=1e-4)
+
+
+def test_norms_keep_mean_and_variance_of_every_channel_where_weights_may_not_change():
+    model = network(2)
+    small = pruned(model, [0, 1, 2, 4, 6])
+    weight = small.model[3].weight.detach().clone()
+    reconstruct_(small.model, model, small.slots, INPUTS, ridge=1e-3, free=frozenset())
+    assert torch.equal(small.model[3].weight, weight)
+    with torch.no_grad():
+        wanted, found = model[:5](INPUTS), small.model[:5](INPUTS)
+    assert torch.allclose(found.mean((0, 2, 3)), wanted.mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(found.var((0, 2, 3)), wanted.var((0, 2, 3)), rtol=1e-3)
+
+
+def test_the_whole_network_is_left_as_it_is_and_a_strong_ridge_keeps_the_old_weights():
+    model = network(3)
+    state = copy.deepcopy(model.state_dict())
+    small = pruned(model, [1, 3, 5, 7])
+    weight = small.model[3].weight.detach().clone()
+    reconstruct_(small.model, model, small.slots, INPUTS, ridge=1e9, free=frozenset({"3"}))
+    assert torch.allclose(small.model[3].weight, weight, atol=1e-5)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.modules(), *small.model.modules()))
