@@ -139,13 +139,16 @@ def report(folder: Path) -> None:
 @click.option("--input", "input_shape", required=True, metavar="SHAPE", help="Shape of one input with its batch, for example 1x3x32x32.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights to load first.")
 @click.option("--head", help="Module path of the classifier; default: the layer that makes the output.")
+@click.option("--target", "target_name", help="Name or file of a target: shows what its integer kernels take.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for graph.json and graph.svg.")
 @JSON_OPTION
-def analyze(model: str, input_shape: str, checkpoint: Path | None, head: str | None, out: Path | None, as_json: bool) -> None:
+def analyze(
+    model: str, input_shape: str, checkpoint: Path | None, head: str | None, target_name: str | None, out: Path | None, as_json: bool
+) -> None:
     """Read MODEL (`package.module:factory` or `file.py:factory`): layers, costs, coupled units, and what is frozen and why."""
     from tsn_toolkit.pipeline.commands import analyze_model
 
-    graph, table, record, picture = analyze_model(model, _shape(input_shape), checkpoint, head)
+    table, record, picture = analyze_model(model, _shape(input_shape), checkpoint, head, target_name)
     if out is not None:
         from tsn_toolkit.files import write_json, write_text
 

@@ -17,9 +17,9 @@ from tsn_toolkit.contracts import ExtractedModel, ModelGraph, TaskWeights
 from tsn_toolkit.filling import fill_
 from tsn_toolkit.graph.proof import prove_equal
 from tsn_toolkit.graph.shrink import shrink
-from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.graph.units import mask_units_
 from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.plan.macs import macs_after
 
 
 def masked_model(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWeights) -> nn.Module:
@@ -54,16 +54,25 @@ def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWe
         q[name] = full.reshape(-1)[slots]
         rows = slots.reshape(slots.shape[0], -1)[:, 0] // int(np.prod(full.shape[1:]))
         scale[name] = scales[name][rows]
-    example = torch.zeros(2, *graph.input_shape)
+    macs, dense_macs = _count_macs(graph, weights, small.model.get_submodule(graph.head).weight.shape[1])
     return ExtractedModel(
         task=weights.name,
         model=small.model,
         q=q,
         scale=scale,
-        macs=trace(small.model, example[:1], head=graph.head).macs,
-        dense_macs=trace(masked, example[:1], head=graph.head).macs,
+        macs=macs,
+        dense_macs=dense_macs,
         proof_error=error,
     )
+
+
+def _count_macs(graph: ModelGraph, weights: TaskWeights, kept_features: int) -> tuple[int, int]:
+    """Multiply-accumulates of one example, (shrunk, full), with the task's own number of classes in place of the graph's."""
+    head = graph.layer(graph.head)
+    positions = head.macs // int(np.prod(head.shape))
+    more_classes = (len(weights.classes) - head.shape[0]) * positions
+    features = int(np.prod(head.shape[1:]))
+    return macs_after(graph, weights.unit_masks) + more_classes * kept_features, graph.macs + more_classes * features
 
 
 def _prove_with_random_norms(masked: nn.Module, graph: ModelGraph, weights: TaskWeights) -> None:

@@ -89,11 +89,34 @@ def bench_path(package: Path) -> dict[str, Any]:
     return bench_onnxruntime(package)
 
 
-def analyze_model(factory: str, shape: tuple[int, ...], checkpoint: Path | None, head: str | None) -> tuple[ModelGraph, str, dict[str, Any], str]:
-    """Graph, table, JSON record and picture of a module."""
+def analyze_model(
+    factory: str, shape: tuple[int, ...], checkpoint: Path | None, head: str | None, target_name: str | None
+) -> tuple[str, dict[str, Any], str]:
+    """Table, JSON record and picture of a module, with what a target's integer kernels take where one is named."""
     model = load_model(factory, checkpoint)
     graph = trace(model, torch.zeros(shape), head=head)
-    return graph, graph_table(graph), graph_json(graph), graph_svg(graph)
+    table, record = graph_table(graph), graph_json(graph)
+    if target_name is not None:
+        target = load_target(target_name)
+        record["target"] = target_coverage(graph, target)
+        table += f"\n\ntarget {target.name}: {record['target']['integer_mac_share']:.1%} of the MACs in integer kernels"
+        table += "".join(f"\n  stays float: {name}" for name in record["target"]["stays_float"])
+    return table, record, graph_svg(graph)
+
+
+def target_coverage(graph: ModelGraph, target: Target) -> dict[str, Any]:
+    """Which layers a target's integer kernels take, by its operation table: name, share of the layers' MACs, layers that stay float."""
+    taken = {layer.name: layer.macs for layer in graph.layers if OPERATION_OF_KIND.get(layer.kind) in target.operations}
+    total = sum(layer.macs for layer in graph.layers)
+    return {
+        "name": target.name,
+        "integer_mac_share": sum(taken.values()) / total if total else 0.0,
+        "stays_float": [layer.name for layer in graph.layers if layer.name not in taken],
+    }
+
+
+OPERATION_OF_KIND = {"Conv1d": "conv", "Conv2d": "conv", "Conv3d": "conv", "Linear": "linear"}
+"""Type name of a layer -> operation of a target file."""
 
 
 def plan_text(recipe: Recipe) -> str:
