@@ -112,6 +112,13 @@ def test_analyze_as_table_json_and_files(tsn: Run, tmp_path: Path) -> None:
     assert sum(node["macs"] for node in record["nodes"]) == macs
 
 
+def test_analyze_says_what_a_target_takes(tsn: Run) -> None:
+    record = one_object(tsn("analyze", MODEL, "--input", "1x1x8x8", "--target", "cpu_onnxruntime", "--json"))
+    assert record["target"] == {"name": "cpu_onnxruntime", "integer_mac_share": 1.0, "stays_float": []}
+    unknown = tsn("analyze", MODEL, "--input", "1x1x8x8", "--target", "cpu_onnxruntim")
+    assert unknown.exit_code == 1 and "cpu_onnxruntime" in unknown.stderr
+
+
 # ------------------------------------------------------------------------------------------------------------------------- store
 
 

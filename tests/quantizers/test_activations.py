@@ -11,6 +11,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ActivationRange
 from tsn_toolkit.errors import ExportError
+from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.quantizers.brevitas_graph import quantize_graph
 
@@ -165,3 +166,45 @@ def test_unsupported_layer_is_named():
     q = {"up": np.zeros((3, 3, 2, 2), np.int8)}
     with pytest.raises(ExportError, match="`up` is a ConvTranspose2d"):
         build_integer_model(model, q, {"up": np.ones(3, np.float32)}, models.inputs(1))
+
+
+class CalledRelu(nn.Module):
+    """A residual net whose ReLUs are calls of a function, of nn.functional and of a method."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.conv1(x))
+        x = (nn.functional.relu(self.conv2(x)) + x).relu()
+        return self.linear(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class ModuleRelu(CalledRelu):
+    """The same function with nn.ReLU modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        x = self.first(self.conv1(x))
+        x = self.third(self.second(self.conv2(x)) + x)
+        return self.linear(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def test_called_relus_are_quantized_like_modules():
+    found = []
+    for kind in (CalledRelu, ModuleRelu):
+        task = models.extracted_of(kind())
+        x = models.inputs(8)
+        ranges = calibrate_ranges(task.model, task.q, task.scale, [x])
+        reference = build_integer_model(task.model, task.q, task.scale, x[:1], ranges=ranges)
+        outputs, arithmetic = reference_outputs(reference, x)
+        assert arithmetic == "integer"
+        found.append((len(ranges), outputs))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])

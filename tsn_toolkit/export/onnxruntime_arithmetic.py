@@ -120,11 +120,18 @@ class _Interpreter:
         if target in _ADDITIONS or target in ("add", "add_"):
             if len(args) == 2 and all(isinstance(arg, _Codes) and not arg.accumulator for arg in args) and not kwargs:
                 return _Sum(args[0], args[1])
-        elif (target in _RESHAPES or target in ("flatten", "view", "reshape")) and isinstance(args[0], _Codes) and args[0].scale.numel() == 1:
-            value = args[0].value
-            reshaped = getattr(value, target)(*args[1:], **kwargs) if isinstance(target, str) else target(value, *args[1:], **kwargs)
-            return _Codes(reshaped, args[0].scale, args[0].signed)
+        elif target in _RESHAPES or target in ("flatten", "view", "reshape"):
+            if isinstance(args[0], torch.Tensor):  # a mean that is quantized only after it is reshaped
+                return _reshape(args[0], target, args[1:], kwargs)
+            if isinstance(args[0], _Codes) and args[0].scale.numel() == 1:
+                return _Codes(_reshape(args[0].value, target, args[1:], kwargs), args[0].scale, args[0].signed)
         raise _Unknown(str(target))
+
+
+def _reshape(value: torch.Tensor, target: Any, args: list[Any], kwargs: dict[str, Any]) -> torch.Tensor:
+    result = getattr(value, target)(*args, **kwargs) if isinstance(target, str) else target(value, *args, **kwargs)
+    assert isinstance(result, torch.Tensor)
+    return result
 
 
 def _accumulate(layer: nn.Module, x: _Codes) -> _Codes:

@@ -154,7 +154,9 @@ def _graph_mode(model: nn.Module) -> nn.Module:
     graph = rules.preprocess_for_quantize(_affine_copy(model), relu6_to_relu=False)
     _relu_calls_to_modules_(graph)
     with _bounded_residual_loop(graph):
-        return rules.quantize(graph, compute_layer_map=layers).eval()
+        quantized = rules.quantize(graph, compute_layer_map=layers).eval()
+    quantized.delete_all_unused_submodules()  # Brevitas leaves quantizers behind that it has replaced; they would never see data
+    return quantized
 
 
 def _relu_calls_to_modules_(graph: fx.GraphModule) -> None:
