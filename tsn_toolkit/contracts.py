@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsn_toolkit.vocabulary import Encoding, Granularity, Isolation
+from tsn_toolkit.vocabulary import WORD_BITS, Encoding, Granularity, Isolation
 
 # --------------------------------------------------------------------------------------------------------------------- graph
 
@@ -285,6 +285,7 @@ class TrunkResult:
         seed: seed of the fresh initialisation.
         layers, norms, biases: as in `TaskResult`, empty for `seed`. All states are OWN.
         head: the trained model's own classifier, None for `seed`.
+        word_bits: bits of one slot's word, for the trunk and all tasks together.
     """
 
     kind: str
@@ -293,6 +294,7 @@ class TrunkResult:
     norms: Mapping[str, NormState]
     biases: Mapping[str, NDArray[np.float32]]
     head: HeadState | None
+    word_bits: int = WORD_BITS
 
 
 @dataclass(frozen=True)

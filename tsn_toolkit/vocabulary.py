@@ -14,7 +14,10 @@ MAX_CODE: Final = 127
 """Largest |q| a stored integer may have; q lies in [-MAX_CODE, MAX_CODE], so that it is symmetric and fits int8."""
 
 WORD_BITS: Final = 32
-"""Bits of one slot's word that owners may allocate."""
+"""Bits of one slot's word that owners may allocate, unless the recipe gives the store wider words."""
+
+MAX_WORD_BITS: Final = 4096
+"""Widest word a store may have."""
 
 
 class SlotState(IntEnum):

@@ -13,7 +13,7 @@ from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState, 
 from tsn_toolkit.filling import NORM_TYPES, read_norm
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
-from tsn_toolkit.vocabulary import SlotState
+from tsn_toolkit.vocabulary import WORD_BITS, SlotState
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class TrunkWeights:
     head: HeadState
 
 
-def seed_trunk(seed: int) -> TrunkResult:
+def seed_trunk(seed: int, *, word_bits: int = WORD_BITS) -> TrunkResult:
     """The trunk of a fresh network: nothing but the seed of its initialisation."""
-    return TrunkResult(kind="seed", seed=seed, layers={}, norms={}, biases={}, head=None)
+    return TrunkResult(kind="seed", seed=seed, layers={}, norms={}, biases={}, head=None, word_bits=word_bits)
 
 
-def checkpoint_trunk(model: nn.Module, graph: ModelGraph, *, bit_width: int, max_code: int, seed: int) -> TrunkResult:
+def checkpoint_trunk(
+    model: nn.Module, graph: ModelGraph, *, bit_width: int, max_code: int, seed: int, word_bits: int = WORD_BITS
+) -> TrunkResult:
     """Codes every layer of a trained module.
 
     Where the gain of a foldable norm is negative, the channel's weights and the gain change sign together, which leaves the function as it is and
@@ -44,6 +46,7 @@ def checkpoint_trunk(model: nn.Module, graph: ModelGraph, *, bit_width: int, max
         bit_width: bits per code, 1..8; one codebook per layer.
         max_code: largest |q|.
         seed: kept for tasks that need fresh numbers.
+        word_bits: bits of one slot's word in the store.
     """
     norms = collect_norms(model)
     layers = {}
@@ -58,7 +61,13 @@ def checkpoint_trunk(model: nn.Module, graph: ModelGraph, *, bit_width: int, max
             norms[record.norm] = NormState(gain=norm.gain * sign, shift=norm.shift)
         layers[record.name] = code_layer(weight, bit_width=bit_width, max_code=max_code)
     return TrunkResult(
-        kind="checkpoint", seed=seed, layers=layers, norms=norms, biases=collect_biases(model, graph.head), head=code_head(model, graph.head)
+        kind="checkpoint",
+        seed=seed,
+        layers=layers,
+        norms=norms,
+        biases=collect_biases(model, graph.head),
+        head=code_head(model, graph.head),
+        word_bits=word_bits,
     )
 
 

@@ -51,9 +51,11 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
         model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
         check_same_constants(model, shop.factory())
         check_reference_accuracy(recipe, model, hooks)
-        trunk = checkpoint_trunk(model, graph, bit_width=plan.trunk_bit_width, max_code=plan.max_code, seed=recipe.seed)
+        trunk = checkpoint_trunk(
+            model, graph, bit_width=plan.trunk_bit_width, max_code=plan.max_code, seed=recipe.seed, word_bits=recipe.trunk.word_bits
+        )
     else:
-        trunk = seed_trunk(recipe.seed)
+        trunk = seed_trunk(recipe.seed, word_bits=recipe.trunk.word_bits)
     return Store.create(folder.store, trunk=trunk, graph=graph, recipe={**stored_recipe(recipe, 0), "resolved_plan": plan_to_dict(plan)})
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tsn_toolkit.vocabulary import Encoding, Granularity
+from tsn_toolkit.vocabulary import MAX_WORD_BITS, WORD_BITS, Encoding, Granularity
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -93,6 +93,8 @@ class TrunkSection(Section):
     """`checkpoint` stores the trained weights as codes, `seed` stores a seed; `auto` follows `model.checkpoint`."""
     bit_width: BitWidth = 4
     """Bits per code of a checkpoint trunk."""
+    word_bits: Annotated[int, Field(ge=8, le=MAX_WORD_BITS)] = WORD_BITS
+    """Bits of one slot's word, for the trunk and all tasks together; each task that owns a slot takes its bit width of it."""
 
 
 class StrategySection(Section):

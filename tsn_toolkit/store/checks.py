@@ -15,7 +15,7 @@ from tsn_toolkit.store.layout import Architecture, CodedLayer, UnitMasks
 from tsn_toolkit.store.lineage import Owner
 from tsn_toolkit.store.part import canonical_json
 from tsn_toolkit.store.trunk_part import CHECKPOINT, MAX_SEED, SEED
-from tsn_toolkit.vocabulary import MAX_CODE, TRUNK, WORD_BITS, SlotState
+from tsn_toolkit.vocabulary import MAX_CODE, TRUNK, SlotState
 
 _NAME = re.compile(r"[a-z0-9_-]{1,100}")
 _ISOLATIONS = ("exact", "none")
@@ -93,25 +93,26 @@ def check_task(architecture: Architecture, parent: Owner, result: TaskResult) ->
             raise StoreError(f"{where}: validation number `{name}` must be finite, got {value}")
 
 
-def check_word(name: str, layer: str, asked: NDArray[np.bool_], bit_width: int, allocated: NDArray[np.uint8]) -> None:
+def check_word(name: str, layer: str, asked: NDArray[np.bool_], bit_width: int, allocated: NDArray[np.uint16], word_bits: int) -> None:
     """Checks that no slot's word runs out of bits.
 
     Args:
         name: of the task.
         layer: of the slots.
         asked: bool, shape of the weight: slots that ask for `bit_width` bits.
-        allocated: uint8, shape of the weight: bits that the trunk and all tasks have.
+        allocated: uint16, shape of the weight: bits that the trunk and all tasks have.
+        word_bits: bits of one slot's word.
 
     Raises:
         StoreError: a slot would exceed its word.
     """
     if not asked.any():
         return
-    left = WORD_BITS - int(allocated[asked].max())
+    left = word_bits - int(allocated[asked].max())
     if bit_width > left:
         raise StoreError(
-            f"task `{name}`: layer `{layer}` asks for {bit_width} bits at a slot that has {left} of its {WORD_BITS} left. "
-            "Lower the bit width or the density, reuse more slots, or begin another store."
+            f"task `{name}`: layer `{layer}` asks for {bit_width} bits at a slot that has {left} of its {word_bits} left. "
+            "Lower the bit width or the density, reuse more slots, or begin another store with a larger `trunk.word_bits`."
         )
 
 

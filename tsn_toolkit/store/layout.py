@@ -61,6 +61,7 @@ class Architecture:
         norms: (module path, length) of the trunk's norms.
         biases: (module path, length) of the trunk's biases.
         groups: unit groups in execution order.
+        word_bits: bits of one slot's word, for the trunk and all tasks together.
     """
 
     fingerprint: str
@@ -71,6 +72,7 @@ class Architecture:
     norms: NamedLengths
     biases: NamedLengths
     groups: tuple[StoredGroup, ...]
+    word_bits: int
 
     @cached_property
     def size(self) -> int:

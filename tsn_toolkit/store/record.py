@@ -15,6 +15,7 @@ from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.fields import integer, listing, named_lengths, text
 from tsn_toolkit.store.layout import MAX_LENGTH, MAX_SLOTS, Architecture, CodedLayer, StoredGroup, essential_members
 from tsn_toolkit.store.part import PartError
+from tsn_toolkit.vocabulary import MAX_WORD_BITS
 
 
 def architecture_from_graph(graph: ModelGraph, trunk: TrunkResult) -> Architecture:
@@ -33,6 +34,7 @@ def architecture_from_graph(graph: ModelGraph, trunk: TrunkResult) -> Architectu
         norms=tuple((name, len(trunk.norms[name].gain)) for name in sorted(trunk.norms)),
         biases=tuple((name, len(trunk.biases[name])) for name in sorted(trunk.biases)),
         groups=tuple(StoredGroup(group.name, group.size, essential_members(group.members)) for group in graph.groups),
+        word_bits=trunk.word_bits,
     )
     if architecture.size > MAX_SLOTS:
         raise StoreError(f"the model has {architecture.size} coded weights; a store holds at most {MAX_SLOTS}. Use a smaller model.")
@@ -68,6 +70,7 @@ def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
             [group.name, group.size, [[m.parameter, m.dim, _units_to_json(m.unit, group.size)] for m in group.members]]
             for group in architecture.groups
         ],
+        "word_bits": architecture.word_bits,
     }
 
 
@@ -92,6 +95,7 @@ def architecture_from_json(value: Mapping[str, Any]) -> Architecture:
         norms=named_lengths(value["norms"]),
         biases=named_lengths(value["biases"]),
         groups=_groups_from_json(value["groups"], {f"{layer.name}.weight": layer.shape for layer in layers}),
+        word_bits=integer(value["word_bits"], 1, MAX_WORD_BITS),
     )
     architecture.kept_features({})  # raises where a group and the record disagree about a length
     for name, length in (*architecture.norms, *architecture.biases):

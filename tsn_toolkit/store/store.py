@@ -151,7 +151,7 @@ class Store:
 
     def trunk(self) -> TrunkResult:
         """The trunk as it was committed."""
-        return trunk_result(self._owners[TRUNK])
+        return trunk_result(self._owners[TRUNK], self._architecture.word_bits)
 
     def frozen_view(self, owner: str) -> dict[str, FrozenLayer]:
         """What a child of `owner` (the trunk or a task) inherits, by layer; arrays are the caller's own."""
@@ -256,12 +256,12 @@ class Store:
         """One owner per bit, over the trunk and ALL tasks of the store, related or not. Revisions of isolation `none` stand beside the words."""
         exact = [TRUNK, *(entry.name for entry in self.entries if entry.isolation == "exact")]
         for name, codes in result.layers.items():
-            allocated = np.zeros(codes.states.shape, np.uint8)
+            allocated = np.zeros(codes.states.shape, np.uint16)
             for owner in exact:
                 own = self.decoded(owner).layers[name].codes
                 if own is not None:
-                    allocated += np.uint8(own.bit_width) * (own.states == SlotState.OWN)
-            check_word(result.name, name, codes.states == SlotState.OWN, codes.bit_width, allocated)
+                    allocated += np.uint16(own.bit_width) * (own.states == SlotState.OWN)
+            check_word(result.name, name, codes.states == SlotState.OWN, codes.bit_width, allocated, self._architecture.word_bits)
 
     def _task(self, task: str) -> Owner:
         self.entry(task)

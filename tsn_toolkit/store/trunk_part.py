@@ -71,10 +71,10 @@ def decode_trunk(data: bytes) -> tuple[Architecture, Owner]:
     return architecture, owner
 
 
-def trunk_result(owner: Owner) -> TrunkResult:
+def trunk_result(owner: Owner, word_bits: int) -> TrunkResult:
     """A decoded trunk as it was committed."""
     layers = {name: layer.codes for name, layer in owner.layers.items() if layer.codes is not None}
-    return TrunkResult(owner.metadata["kind"], owner.metadata["seed"], layers, owner.norms, owner.biases, owner.head)
+    return TrunkResult(owner.metadata["kind"], owner.metadata["seed"], layers, owner.norms, owner.biases, owner.head, word_bits)
 
 
 def _decode_layers(layers: tuple[CodedLayer, ...], rows: list[object], blobs: Mapping[str, bytes]) -> list[LayerCodes]:

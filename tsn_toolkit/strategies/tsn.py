@@ -69,6 +69,7 @@ class Config(BaseModel):
         reconstruction_samples: training examples that the reconstruction sees.
         ridge: of the closed-form reconstruction after pruning a trained trunk, relative to the mean squared input.
         distillation: weight of the feature loss towards the parent's whole network (trained trunk only); 0 switches it off.
+        label_weight: weight of the labels beside the distillation (trained trunk only); near 0 where the trunk has fitted the training data already.
         calibration_batches: training batches for norms and activation ranges.
         min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
@@ -84,6 +85,7 @@ class Config(BaseModel):
     reconstruction_samples: int = Field(256, ge=16)
     ridge: float = Field(1e-3, gt=0)
     distillation: float = Field(1.0, ge=0)
+    label_weight: float = Field(1.0, ge=0)
     calibration_batches: int = Field(16, ge=1)
     min_gain: float = Field(1e-3, gt=0)
 
@@ -199,7 +201,9 @@ def _search(
 ) -> None:
     """Learns which slots are used or owned, and fixes the masks."""
     if not fresh:
-        _fit(model, context, config, Phase("change", epochs, context.learning_rate, "rise"), generator, extra_loss=extra_loss)
+        weight = config.label_weight if extra_loss is not None else 1.0
+        phase = Phase("change", epochs, context.learning_rate, "rise", label_weight=weight)
+        _fit(model, context, config, phase, generator, extra_loss=extra_loss)
         choose_own_slots_(model)
         return
     layers = list(wrapped(model))
@@ -234,7 +238,9 @@ def _fit_codes(
             for _, wrapper, latent in layers:
                 wrapper.fit_codebook_(latent)
 
-    _fit(model, context, config, Phase("codes", epochs, context.learning_rate, "fall", select_best=True), generator, refit, extra_loss)
+    weight = config.label_weight if extra_loss is not None else 1.0
+    phase = Phase("codes", epochs, context.learning_rate, "fall", select_best=True, label_weight=weight)
+    _fit(model, context, config, phase, generator, refit, extra_loss)
 
 
 def _fit(

@@ -56,6 +56,7 @@ class Phase:
         epochs: passes over the training split.
         learning_rate: the peak.
         schedule: `rise` (linear from a tenth to the peak), `fall` (cosine from the peak to 0) or `hill` (rise for a fifth, then fall).
+        label_weight: factor of the cross entropy; below 1 a teacher's `extra_loss` decides more.
         select_best: put back the state with the least validation loss at the end of the phase.
     """
 
@@ -64,6 +65,7 @@ class Phase:
     learning_rate: float
     schedule: Literal["rise", "fall", "hill"] = "hill"
     select_best: bool = False
+    label_weight: float = 1.0
 
 
 def rate_at(phase: Phase, step: int, steps: int) -> float:
@@ -122,7 +124,7 @@ def fit(
             step = epoch * steps_per_epoch + index
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(phase, step, steps) * group["rate"]
-            total += _step(model, x, y, optimizer, settings, extra_loss)
+            total += _step(model, x, y, optimizer, settings, phase.label_weight, extra_loss)
             if after_step is not None:
                 after_step(step)
             if progress is not None:
@@ -154,11 +156,12 @@ def _step(
     y: torch.Tensor,
     optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
+    label_weight: float,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> float:
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = model(x)
-    loss = functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+    loss = label_weight * functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
     if extra_loss is not None:
         loss = loss + extra_loss(x)
     optimizer.zero_grad()
