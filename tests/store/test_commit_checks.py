@@ -133,6 +133,17 @@ def test_a_full_word_is_refused(store):
         Store.open(store.path).commit(full(store, "e", bit_width=4), {})
 
 
+def test_a_wider_word_holds_more_owners(tmp_path):
+    # 4 bits of the trunk and 8 for each of 32 tasks: 260 bits, more than one byte can count.
+    trunk = replace(samples.make_trunk(samples.make_graph()), word_bits=260)
+    store = Store.create(tmp_path / "wide", trunk=trunk, graph=samples.make_graph(), recipe={})
+    for number in range(32):
+        store.commit(full(store, f"t{number}"), {})
+    assert Store.open(store.path).trunk().word_bits == 260
+    with pytest.raises(StoreError, match="asks for 1 bits at a slot that has 0 of its 260 left"):
+        store.commit(full(store, "last", bit_width=1), {})
+
+
 def test_revisions_without_isolation_take_no_bits(store):
     for index in range(6):
         store.commit(replace(full(store, f"r{index}"), isolation="none"), {})
