@@ -140,8 +140,8 @@ def test_a_wider_word_holds_more_owners(tmp_path):
     for number in range(32):
         store.commit(full(store, f"t{number}"), {})
     assert Store.open(store.path).trunk().word_bits == 260
-    with pytest.raises(StoreError, match="asks for 1 bits at a slot that has 0 of its 260 left"):
-        store.commit(full(store, "last", bit_width=1), {})
+    with pytest.raises(StoreError, match="asks for 4 bits at a slot that has 0 of its 260 left"):
+        store.commit(full(store, "last", bit_width=4), {})
 
 
 def test_revisions_without_isolation_take_no_bits(store):
