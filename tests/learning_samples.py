@@ -92,6 +92,7 @@ def make_context(store, data, *, parent="trunk", seed=11, epochs=3, **changes):
         learning_rate=0.1,
         importance="magnitude",
         settings=SETTINGS,
+        trained_trunk=store.trunk().kind == "checkpoint",
     )
     return replace(context, **changes)
 

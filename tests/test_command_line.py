@@ -94,7 +94,7 @@ def test_a_plan_can_be_edited_and_run(tsn: Run, tiny_recipe: Path, tmp_path: Pat
     file.write_text(printed.stdout.replace("bit_width: 4", "bit_width: 2"), encoding="utf-8")
     settings = ("--set", f"plan.file={file}", "--set", "tasks.count=1")
     assert tsn("run", tiny_recipe, *settings, "--out", tmp_path / "run").exit_code == 0
-    layers = Store.open(tmp_path / "run" / "store").decoded("classes-0-1").layers
+    layers = Store.open(tmp_path / "run" / "store").held("classes-0-1")
     assert {layer.codes.bit_width for layer in layers.values() if layer.codes is not None} == {2}
 
 
@@ -139,6 +139,10 @@ def test_inspect_adds_up_to_the_bytes_on_disk(tsn: Run, tiny_run: Path) -> None:
     assert result["entropy_bytes"] > 0
     text = tsn("inspect", tiny_run / "store").stdout
     assert f"{result['total_bytes']:,}" in text and "classes-4-5" in text
+    for layer in result["layers"]:
+        assert sum(layer["allocated"].values()) == layer["slots"]
+        assert sum(int(bits) * slots for bits, slots in layer["allocated"].items()) == sum(layer["by_owner"].values())
+        assert f"{layer['slots']:>10,} {layer['word_bits']:>5}" in text
 
 
 def test_verify_of_a_store(tsn: Run, tiny_run: Path) -> None:

@@ -20,7 +20,6 @@ from tsn_toolkit.pipeline.founding import stored_recipe, strategy_config
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.store.task_part import encode_task
 from tsn_toolkit.verify.measure import measure_in_fresh_process, measure_store
 from tsn_toolkit.workshop import workshop_of_store
 
@@ -142,24 +141,24 @@ def test_nothing_is_forgotten(tiny_run: Path) -> None:
 def rewrite_with_other_codes(folder: Path, task: str) -> None:
     """Replaces every own code of one layer by the codebook's first entry, through the store's own encoder, with hashes computed anew."""
     store = Store.open(folder)
-    owner, entry = store.decoded(task), store.entry(task)
-    codes = {name: layer.codes for name, layer in owner.layers.items() if layer.codes is not None}
+    weights, entry = store.weights(task), store.entry(task)
+    codes = {name: layer.codes for name, layer in store.held(task).items() if layer.codes is not None}
     codes["conv4"] = replace(codes["conv4"], codes=np.zeros_like(codes["conv4"].codes))
     result = TaskResult(
         name=task,
         parent=entry.parent,
         isolation=entry.isolation,
         strategy=entry.strategy,
-        classes=owner.classes,
-        unit_masks=owner.unit_masks,
+        classes=weights.classes,
+        unit_masks=weights.unit_masks,
         layers=codes,
-        norms=owner.norms,
-        biases=owner.biases,
-        head=owner.head,
-        ranges=owner.ranges,
+        norms=weights.norms,
+        biases=weights.biases,
+        head=weights.head,
+        ranges=weights.ranges,
         validation=store.validation(task),
     )
-    data = encode_task(store.architecture, owner.parent, result, owner.metadata["recipe"])
+    data = store.encode(result, store.recipe(task))
     manifest, _ = read_manifest(folder)
     entries = [replace(e, sha256=hash_bytes(data), size_bytes=len(data)) if e.name == task else e for e in manifest.entries]
     (folder / entry.path).write_bytes(data)

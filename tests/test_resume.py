@@ -58,7 +58,7 @@ def says(out: Path, text: str) -> Callable[[], bool]:
 @pytest.mark.parametrize(
     ("line", "longest_wait", "committed"),
     [
-        pytest.param("task 2/3 `classes-2-3`: learning", 0.3, {1}, id="inside a task"),
+        pytest.param("task 2/3 `classes-2-3`: learning", 0.1, {1, 2}, id="inside a task"),
         pytest.param("measuring all 1 tasks", 0.0, {1}, id="between two tasks"),
         pytest.param("graph:", 0.05, {0}, id="before the first task", marks=pytest.mark.slow),
         pytest.param("task 1/3", 3.0, {0, 1, 2, 3}, id="anywhere", marks=pytest.mark.slow),

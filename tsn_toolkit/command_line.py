@@ -125,10 +125,10 @@ def plan(recipe: str, out: Path | None, overrides: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Write the report of the finished run in FOLDER again."""
+    """Write the report of the finished run in FOLDER again; tasks retired since are left out."""
     from tsn_toolkit.pipeline.summary import write_report
 
-    click.echo(str(write_report(folder)))
+    click.echo(str(write_report(folder, _hooks())))
 
 
 # --------------------------------------------------------------------------------------------------------------- model and store
@@ -161,12 +161,60 @@ def analyze(
 @click.argument("store", type=click.Path(path_type=Path))
 @JSON_OPTION
 def inspect(store: Path, as_json: bool) -> None:
-    """Show what STORE holds, byte by byte."""
+    """Show what STORE, a folder or a packed file, holds, byte by byte."""
     from tsn_toolkit.store.inspect import inspect_store
+    from tsn_toolkit.store.joint_image import JointImage, is_packed_file
     from tsn_toolkit.store.store import Store
 
+    if is_packed_file(store):
+        described = JointImage.open(store).describe()
+        click.echo(json.dumps(described) if as_json else "\n".join(_lines(described)))
+        return
     result = inspect_store(Store.open(store))
     click.echo(json.dumps(result) if as_json else _inspection_text(result))
+
+
+@main.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task and its chain, for one device; may be repeated.")
+@JSON_OPTION
+def pack(store: Path, file: Path, tasks: tuple[str, ...], as_json: bool) -> None:
+    """Write STORE as one FILE, in which the bits of all tasks lie together in one array of words per layer."""
+    from tsn_toolkit.pipeline.commands import pack_to_file
+
+    result = pack_to_file(store, file, tasks)
+    text = f"{file}: {result['total_bytes']:,} bytes, {result['word_bytes']:,} of them words; tasks {', '.join(result['tasks']) or '(none)'}"
+    click.echo(json.dumps(result) if as_json else text)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@JSON_OPTION
+def unpack(file: Path, folder: Path, as_json: bool) -> None:
+    """Write the store in the packed FILE into DIR, byte for byte as it was packed."""
+    from tsn_toolkit.pipeline.commands import unpack_to_folder
+
+    result = unpack_to_folder(file, folder)
+    click.echo(json.dumps(result) if as_json else f"{folder}: {len(result['tasks'])} tasks, {result['total_bytes']:,} bytes")
+
+
+@main.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("task")
+@JSON_OPTION
+def retire(store: Path, task: str, as_json: bool) -> None:
+    """Remove TASK from STORE, if no other task inherits from it; every other part stays as it is."""
+    from tsn_toolkit.pipeline.commands import retire_from_store
+
+    result = retire_from_store(store, task)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(f"retired `{task}`: {result['freed_bytes']:,} bytes freed, {result['total_bytes']:,} left")
+    if result["run"] is not None:
+        click.echo(f"its record and packages stay in {result['run']}; `tsn report {result['run']}` leaves the task out from now on", err=True)
 
 
 @main.command()
@@ -358,7 +406,7 @@ def _description(path: Path) -> str:
 
 
 def _inspection_text(result: dict[str, Any]) -> str:
-    """`tsn inspect` as text: parts with their breakdown, then tasks."""
+    """`tsn inspect` as text: parts with their breakdown, tasks, and who owns the bits of the words."""
     keys = ("values", "masks", "codebooks", "scales", "norms", "biases", "heads", "metadata")
     width = max(len(part["path"]) for part in result["parts"])
     lines = [f"{'part':<{width}} {'bytes':>10} " + " ".join(f"{key:>9}" for key in keys)]
@@ -367,7 +415,20 @@ def _inspection_text(result: dict[str, Any]) -> str:
     lines.append(f"{'total':<{width}} {result['total_bytes']:>10,}   (entropy of masks and codes: {result['entropy_bytes']:,.0f})")
     lines += ["", f"{'task':<24} {'parent':<24} {'bytes':>10}"]
     lines += [f"{task['name']:<24} {task['parent']:<24} {task['marginal_bytes']:>10,}" for task in result["tasks"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_allocation_text(result["layers"])])
+
+
+def _allocation_text(layers: list[dict[str, Any]]) -> list[str]:
+    """Per layer how many bits of its words are taken, on the average and at the fullest slot, and the owners that have most of them."""
+    width = max((len(layer["name"]) for layer in layers), default=5)
+    lines = [f"{'layer':<{width}} {'words':>10} {'bits':>5} {'mean taken':>10} {'most taken':>10}  owners of most bits"]
+    for layer in layers:
+        taken = sum(layer["by_owner"].values())
+        first = sorted(layer["by_owner"].items(), key=lambda item: -item[1])[:3]
+        owners = ", ".join(f"{name} {bits / taken:.0%}" for name, bits in first) or "-"
+        mean, most = taken / layer["slots"], max(layer["allocated"])
+        lines.append(f"{layer['name']:<{width}} {layer['slots']:>10,} {layer['word_bits']:>5} {mean:>10.2f} {most:>10}  {owners}")
+    return lines
 
 
 def _lines(value: Any, indent: str = "") -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsn_toolkit.vocabulary import WORD_BITS, Encoding, Granularity, Isolation
+from tsn_toolkit.vocabulary import WORD_BITS, DensityRule, Encoding, Isolation, VectorPrecision
 
 # --------------------------------------------------------------------------------------------------------------------- graph
 
@@ -145,16 +145,16 @@ class LayerPlan:
 
     Attributes:
         name: module path.
-        encoding: `codes` (masked positions hold own codes) or `shared` (the parent's layer as it is).
+        encoding: `codes` (masked positions hold own codes), `planes` (a sign per slot over the frozen view), `shared` (the parent's layer as it is).
         density: fraction of the slots inside the kept units that the task uses (`codes` over an empty frozen view) or owns (over a full one).
-        granularity: of the mask inside the kept units.
-        bit_width: bits per own code.
+        granularity: of the mask inside the kept units: `element`, `block(k)`, `n:m` or `unit`.
+        bit_width: bits per own code; at most this where the plan adapts bit widths.
     """
 
     name: str
     encoding: Encoding
     density: float
-    granularity: Granularity
+    granularity: str
     bit_width: int
 
 
@@ -183,6 +183,8 @@ class CompressionPlan:
         trunk_bit_width: bits per trunk code (checkpoint trunks).
         layers: in execution order, the head left out.
         groups: groups that lose units, in execution order.
+        density_by_layer: `learned` makes the densities of the `element` and `block(k)` layers of encoding `codes` one budget that each task divides
+            by its scores, the numbers here being where it starts; otherwise every number stands.
     """
 
     fingerprint: str
@@ -190,6 +192,7 @@ class CompressionPlan:
     trunk_bit_width: int
     layers: tuple[LayerPlan, ...]
     groups: tuple[GroupPlan, ...]
+    density_by_layer: DensityRule = "uniform"
 
 
 # --------------------------------------------------------------------------------------------------------------------- learn
@@ -205,12 +208,48 @@ class LayerCodes:
         codebook: int8 array (2**bit_width,), sorted; entries of q. Empty when bit_width is 0 (nothing owned).
         bit_width: bits per code, 0..8.
         scale: float32 array (out_channels,); weight = scale[c] * q. Values are exactly representable as stored.
+        granularity: of the mask, as the plan writes it; the writer may use it to code the mask in fewer symbols, the states say everything.
+        refinement: residuals of REFINE slots; None when no slot is REFINE.
     """
 
     states: NDArray[np.uint8]
     codes: NDArray[np.uint8]
     codebook: NDArray[np.int8]
     bit_width: int
+    scale: NDArray[np.float32]
+    granularity: str = "element"
+    refinement: Refinement | None = None
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Residuals of one layer's REFINE slots: q = clip(inherited q + codebook[code], -127, 127).
+
+    Attributes:
+        codes: uint8 array (n_refine,), index into `codebook` of every REFINE slot in C order.
+        codebook: int8 array (2**bit_width,), sorted; residuals in units of q.
+        bit_width: bits per code, 1..8.
+    """
+
+    codes: NDArray[np.uint8]
+    codebook: NDArray[np.int8]
+    bit_width: int
+
+
+@dataclass(frozen=True)
+class LayerPlanes:
+    """One layer of one owner as a bit plane over the frozen view: q = clip(inherited q + gain[c] * sign, -127, 127) at every slot of a kept unit.
+
+    The inherited q is 0 where nobody owns the slot. The owner has one bit of the word of each such slot.
+
+    Attributes:
+        signs: bool array, shape of the weight; True is +1. False at slots of dead units.
+        gain: int8 array (out_channels,), 0..127.
+        scale: float32 array (out_channels,), as in `LayerCodes`.
+    """
+
+    signs: NDArray[np.bool_]
+    gain: NDArray[np.int8]
     scale: NDArray[np.float32]
 
 
@@ -254,12 +293,13 @@ class TaskResult:
         strategy: registry name of the strategy.
         classes: label of each logit, as the data's own class index.
         unit_masks: group name -> bool (size,), True = kept. Groups that keep all units may be left out.
-        layers: layer name -> codes; a layer left out is `shared`: the parent's layer as it is, inside the kept units.
+        layers: layer name -> codes or planes; a layer left out is `shared`: the parent's layer as it is, inside the kept units.
         norms: module path -> norm state, full (unshrunk) length; dead units hold 0, 0.
         biases: module path -> float32 bias, full length; dead units hold 0.
         head: the task's classifier, features at full length (dead inputs hold 0).
         ranges: quantizer name -> range, calibrated on training data.
         validation: numbers measured on validation data (accuracy, loss), for the report.
+        vector_precision: how scales, norms and biases are stored; their values are exactly representable so.
     """
 
     name: str
@@ -268,12 +308,13 @@ class TaskResult:
     strategy: str
     classes: tuple[int, ...]
     unit_masks: Mapping[str, NDArray[np.bool_]]
-    layers: Mapping[str, LayerCodes]
+    layers: Mapping[str, LayerCodes | LayerPlanes]
     norms: Mapping[str, NormState]
     biases: Mapping[str, NDArray[np.float32]]
     head: HeadState
     ranges: Mapping[str, ActivationRange]
     validation: Mapping[str, float] = field(default_factory=dict)
+    vector_precision: VectorPrecision = "half"
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Target(_Frozen):
         max_code: largest |q| of a weight.
         sparsity_patterns: mask patterns that have kernels.
         flash_kib, ram_kib: limits, None where there is none to speak of.
-        session_options: configuration entries every session must set.
+        session_options_without_vnni: configuration entries that every session must set on a processor without int8 dot products.
         gates: tolerances.
         sources: origin and date of each figure.
     """
@@ -104,7 +104,7 @@ class Target(_Frozen):
     sparsity_patterns: tuple[str, ...] = Field(default=(), strict=False)
     flash_kib: int | None = Field(default=None, ge=1)
     ram_kib: int | None = Field(default=None, ge=1)
-    session_options: dict[str, str] = Field(default_factory=dict)
+    session_options_without_vnni: dict[str, str] = Field(default_factory=dict)
     gates: GateTolerances = Field(default_factory=GateTolerances)
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
 

@@ -3,9 +3,16 @@
 from enum import IntEnum
 from typing import Final, Literal
 
-Encoding = Literal["codes", "shared"]
-Granularity = Literal["element", "unit"]
+Encoding = Literal["codes", "planes", "shared"]
 Isolation = Literal["exact", "none"]
+DensityRule = Literal["uniform", "erk", "learned"]
+"""How one density becomes densities of layers: the same for all, by their shapes, or by the scores of each task."""
+
+VectorPrecision = Literal["half", "int8"]
+"""How scales, norms and biases are stored: 16-bit floats, or int8 steps of one 32-bit float per vector."""
+
+GRANULARITY_PATTERN: Final = r"element|unit|block\([1-9][0-9]{0,3}\)|[1-9][0-9]?:[1-9][0-9]?"
+"""Mask granularities: single weights, whole units, k consecutive input weights, n of every m consecutive input weights."""
 
 TRUNK: Final = "trunk"
 """Name of the owner that is there before any task; no task may take it."""
@@ -26,3 +33,5 @@ class SlotState(IntEnum):
     PRUNED = 0
     REUSE = 1
     OWN = 2
+    REFINE = 3
+    """The frozen view's value plus a residual of the task's own."""

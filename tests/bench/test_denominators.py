@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from tsn_toolkit.bench.denominators import _own_layer, _write_alone, _write_dense, _write_int8, dense_state, measure_denominators
 from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer.context import Precision
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import learning_samples as samples  # noqa: E402
@@ -96,7 +98,7 @@ def test_every_task_alone_decodes_to_the_same_model(store, tmp_path):
     total = 0
     for index, entry in enumerate(store.entries):
         task, folder = store.weights(entry.name), tmp_path / f"alone-{index}"
-        size = _write_alone(task, samples.graph(), folder)
+        size = _write_alone(task, "half", {}, samples.graph(), folder)
         assert size == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         total += size
         alone = Store.open(folder)
@@ -114,6 +116,27 @@ def test_every_task_alone_decodes_to_the_same_model(store, tmp_path):
             np.testing.assert_array_equal(found.norms[name].shift, norm.shift)
         assert found.ranges == task.ranges
     assert total == measure_denominators(samples.factory, samples.graph(), store)["separate_encoded"]
+
+
+def test_a_task_with_small_vectors_keeps_them_alone(tmp_path):
+    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+    context = replace(samples.make_context(store, samples.make_data(), epochs=2), precision=Precision(vectors="int8"))
+    store.commit(samples.learn("tsn", context), {})
+    found = measure_denominators(samples.factory, samples.graph(), store)["separate_encoded"]
+    assert found == _write_alone(store.weights("first"), "int8", {}, samples.graph(), tmp_path / "alone")
+    alone = Store.open(tmp_path / "alone").weights("first")
+    np.testing.assert_array_equal(alone.norms["bn4"].gain, store.weights("first").norms["bn4"].gain)
+
+
+def test_the_encoder_without_sharing_makes_use_of_blocks(tmp_path):
+    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+    context = replace(samples.make_context(store, samples.make_data(), epochs=2), plan=samples.plan(granularity="block(9)"))
+    store.commit(samples.learn("tsn", context), {})
+    blocks = {layer.name: layer.granularity for layer in context.plan.layers}
+    with_blocks, without = (
+        measure_denominators(samples.factory, samples.graph(), store, granularity=granularity)["separate_encoded"] for granularity in (blocks, {})
+    )
+    assert with_blocks < without
 
 
 @pytest.mark.parametrize("distinct", [0, 1, 2, 3, 254])

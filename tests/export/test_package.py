@@ -17,6 +17,7 @@ from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.onnxruntime import export_onnxruntime
 from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
 from tsn_toolkit.export.package import PackageOptions, Preprocessing, read_manifest, sha256_of, write_package
+from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 
@@ -68,7 +69,7 @@ def test_runtime_equals_the_integer_reference_exactly(package, task, ranges):
     x = models.inputs(100, seed=5)
     expected, kind = reference_outputs(reference, x, batch_size=7)
     assert kind == "integer"
-    got = infer(package / "model.onnx", x.numpy(), runtime="onnxruntime", options=TARGET.session_options, batch_size=33)
+    got = infer(package / "model.onnx", x.numpy(), runtime="onnxruntime", options=session_entries(TARGET.session_options_without_vnni), batch_size=33)
     steps = np.abs(got - expected.numpy()) / reference.output_step
     assert steps.max() < 0.01
     assert len(np.unique(np.round(got / reference.output_step))) > 50

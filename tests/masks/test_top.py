@@ -69,3 +69,27 @@ def test_density_reached_is_within_one_slot_of_the_request(density, size):
 
 def test_an_empty_layer_keeps_nothing():
     assert keep_count(0.5, 0) == 0
+
+
+def sorted_mask(scores, keep):
+    """By a full stable sort."""
+    mask = np.zeros(scores.size, bool)
+    mask[np.argsort(-scores, kind="stable")[:keep]] = True
+    return mask
+
+
+@pytest.mark.parametrize("keep", [1, 7, 4_000, 20_000, 39_999])
+@pytest.mark.parametrize("kind", ["normal", "few levels", "ascending", "sample sees only zeros", "infinite"])
+def test_many_scores_equal_a_full_sort_whatever_a_sample_sees(kind, keep):
+    random = np.random.default_rng(1)
+    scores = random.standard_normal(40_000).astype(np.float32)
+    if kind == "few levels":
+        scores = np.round(scores)
+    elif kind == "ascending":
+        scores = np.sort(scores)
+    elif kind == "sample sees only zeros":
+        scores[:: 40_000 // 4096] = 0
+        scores[1 :: 40_000 // 4096] = np.abs(scores[1 :: 40_000 // 4096]) + 5
+    elif kind == "infinite":
+        scores[random.random(40_000) < 0.3] = np.inf
+    np.testing.assert_array_equal(top_mask(torch.from_numpy(scores), keep).numpy(), sorted_mask(scores, keep))

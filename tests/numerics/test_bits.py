@@ -26,6 +26,16 @@ def test_packs_like_one_large_integer(width, data):
     assert unpacked.dtype == (np.uint8 if width <= 8 else np.uint16)
 
 
+@pytest.mark.parametrize("width", range(1, 17))
+@pytest.mark.parametrize("count", [65536, 70001])
+def test_many_values(width, count):
+    values = np.random.default_rng(width).integers(0, 1 << width, count)
+    packed = pack_bits(values, width)
+    bits = ((values[:, None] >> np.arange(width)) & 1).astype(np.uint8)
+    assert packed == np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    assert (unpack_bits(packed, width, count) == values).all()
+
+
 def test_hand_computed():
     # 1, 2, 3 in 2 bits: 01 | 10 << 2 | 11 << 4 = 0b111001
     assert pack_bits([1, 2, 3], 2) == bytes([0b111001])

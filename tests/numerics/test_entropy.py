@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsn_toolkit.numerics.entropy import TOTAL, RunDecoder, coded_bits, encode_runs, ideal_bits, quantize_frequencies
+from tsn_toolkit.numerics.entropy import (
+    TOTAL,
+    RunDecoder,
+    coded_bits,
+    encode_runs,
+    ideal_bits,
+    quantize_frequencies,
+)
 from tsn_toolkit.numerics.errors import NumericsError
 
 
@@ -19,6 +26,19 @@ def test_round_trip_of_any_runs(runs):
     for run, table in zip(runs, tables):
         assert decoder.read(table, len(run)).tolist() == run
     decoder.finish()
+
+
+def test_long_runs_take_turns():
+    rng = np.random.default_rng(0)
+    shares = [[0.5, 0.2, 0.3], [0.5, 0.5, 0], [0.0002, 0, 0.9998], [0.3, 0, 0.7], [1, 0, 0], [0.9, 0.06, 0.04]]
+    runs = [rng.choice(3, count, p=share).astype(np.uint8) for count, share in zip([300_000, 500, 20_000, 50_000, 40_000, 100_000], shares)]
+    tables = [quantize_frequencies(np.bincount(run, minlength=3)) for run in runs]
+    data = encode_runs(list(zip(runs, tables)))
+    decoder = RunDecoder(data)
+    for run, table in zip(runs, tables):
+        assert (decoder.read(table, len(run)) == run).all()
+    decoder.finish()
+    assert 8 * len(data) <= 1.002 * sum(ideal_bits(np.bincount(run)) for run in runs) + 64
 
 
 def test_empty_and_constant_runs_cost_nothing():
@@ -69,6 +89,7 @@ KNOWN = "5f699e68f7d2373707020000"
         (lambda: encode_runs([([0], [1, 2])]), r"got \[1, 2\]"),
         (lambda: RunDecoder(b"\1\2\3"), "3 bytes"),
         (lambda: RunDecoder(b"\1\0\0\0\0\0\0\0"), "8 bytes"),
+        (lambda: RunDecoder(bytes(4)), "4 bytes"),
         (lambda: RunDecoder(b"\1\0\0\0").finish(), "does not end"),
         (lambda: RunDecoder(b"").read([-1, TOTAL + 1], 1), r"got \[-1"),
         (lambda: quantize_frequencies([-1, 2]), r"got \[-1, 2\]"),

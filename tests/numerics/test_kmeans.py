@@ -46,6 +46,56 @@ def test_fixed_point_of_lloyd():
     np.testing.assert_allclose([values[nearest == i].mean() for i in range(7)], centroids, atol=1e-9)
 
 
+def slow_lloyd(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    for _ in range(300):
+        nearest = np.abs(values[:, None] - centroids).argmin(axis=1)
+        moved = np.array([values[nearest == i].mean() for i in range(len(centroids))])
+        if np.allclose(moved, centroids, rtol=0, atol=1e-13):
+            break
+        centroids = moved
+    return centroids
+
+
+@pytest.mark.parametrize("kind", ["normal", "laplace", "uniform", "two peaks"])
+def test_plain_lloyd_cannot_move_the_result(kind):
+    rng = np.random.default_rng(2)
+    peaks = np.concatenate([rng.normal(-40, 1, 2000), rng.normal(30, 6, 1000)])
+    values = {"normal": rng.normal(size=3000), "laplace": rng.laplace(size=3000), "uniform": rng.random(3000), "two peaks": peaks}[kind]
+    centroids, _ = kmeans_1d(values, 6)
+    np.testing.assert_allclose(slow_lloyd(values, centroids), centroids, atol=1e-9)
+
+
+def test_float32_values_give_what_the_same_float64_values_give():
+    values = (np.random.default_rng(3).normal(size=9000) * 20).astype(np.float32)
+    narrow, wide = kmeans_1d(values, 16), kmeans_1d(values.astype(np.float64), 16)
+    np.testing.assert_allclose(narrow[0], wide[0], rtol=1e-12)
+    assert narrow[1] == pytest.approx(wide[1], rel=1e-12)
+    codebook = fit_codebook(values, 4, 127)
+    assert assign_codes(values, codebook).tolist() == assign_codes(values.astype(np.float64), codebook).tolist()
+
+
+def test_a_far_outlier_takes_one_centroid_and_no_more():
+    values = np.append(np.random.default_rng(4).normal(size=20000), 1e6)
+    centroids, inertia = kmeans_1d(values, 5)
+    np.testing.assert_allclose(centroids, [-1.5104, -0.4528, 0.4528, 1.5104, 1e6], atol=0.04)
+    assert inertia / len(values) == pytest.approx(0.11748, rel=0.03)
+
+
+def test_a_heavy_value_leaves_centroids_for_the_others():
+    rng = np.random.default_rng(5)
+    values = np.concatenate([np.zeros(200_000), rng.normal(100, 1e-3, 3000), [-1e5]])
+    centroids, inertia = kmeans_1d(values, 6)
+    np.testing.assert_allclose(centroids, [-1e5, 0, *(100 + 1e-3 * np.array([-1.5104, -0.4528, 0.4528, 1.5104]))], atol=2e-4)
+    assert inertia == pytest.approx(0.11748 * 3000 * 1e-6, rel=0.1)
+
+
+def test_better_than_scikit_learn():
+    cluster = pytest.importorskip("sklearn.cluster")
+    values = np.random.default_rng(6).standard_t(3, size=20000)
+    reference = cluster.KMeans(16, n_init=1, random_state=0).fit(values[:, None])
+    assert kmeans_1d(values, 16)[1] <= reference.inertia_
+
+
 def test_no_values_and_few_values():
     assert kmeans_1d([], 3)[0].tolist() == [0, 0, 0]
     assert kmeans_1d([2.0, 1.0, 2.0], 3) [0].tolist() == [1, 2, 2]
@@ -80,7 +130,10 @@ def test_codes_are_the_nearest_entries(values, entries):
     ("call", "message"),
     [
         (lambda: kmeans_1d([1.0], 0), "got 0"),
+        (lambda: kmeans_1d([1.0], 257), "got 257"),
         (lambda: kmeans_1d([np.nan], 2), "got nan"),
+        (lambda: kmeans_1d([1.0, -np.inf], 2), "got -inf"),
+        (lambda: kmeans_1d([1.0, 1e101], 2), r"got 1e\+101"),
         (lambda: fit_codebook([1.0], 9, 127), "got 9"),
         (lambda: fit_codebook([1.0], 4, 128), "got 128"),
         (lambda: assign_codes([1.0], np.array([3, 1], np.int8)), r"got \[3, 1\]"),

@@ -4,9 +4,9 @@ import learning_samples as samples
 import numpy as np
 import pytest
 
-from tsn_toolkit.contracts import FrozenLayer, LayerCodes
+from tsn_toolkit.contracts import FrozenLayer, LayerCodes, LayerPlanes, Refinement
 from tsn_toolkit.graph.shrink import shrink
-from tsn_toolkit.parts.slots import full_sizes, gather_frozen, kept_rows, scatter_codes, scatter_head, scatter_vector
+from tsn_toolkit.parts.slots import full_sizes, gather_frozen, kept_rows, layer_integers, scatter_head, scatter_layer, scatter_vector
 
 MASKS = {
     "conv1": np.array([True, False, True, True]),
@@ -53,7 +53,7 @@ def test_scattered_codes_decode_to_the_same_integers_at_their_slots(small, layer
     codebook = np.array([-90, -7, 5, 101], np.int8)
     own = random.integers(0, 4, int((states == 2).sum())).astype(np.uint8)
     codes = LayerCodes(states, own, codebook, 2, random.random(len(states)).astype(np.float32))
-    full = scatter_codes(codes, slots, shape)
+    full = scatter_layer(codes, slots, shape)
     grid = kept_grid(layer)
 
     def decode(layer_codes):
@@ -72,6 +72,35 @@ def test_scattered_codes_decode_to_the_same_integers_at_their_slots(small, layer
     back, _, scale = gather_frozen(FrozenLayer(decode(full), full.states == 2, full.scale), slots)
     np.testing.assert_array_equal(back.numpy(), decode(codes))
     np.testing.assert_array_equal(scale.numpy(), codes.scale)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_scattered_planes_decode_to_the_same_integers_at_their_slots(small, layer):
+    random = np.random.default_rng(1)
+    slots, shape, grid = small.slots[f"{layer}.weight"], samples.graph().layer(layer).shape, kept_grid(layer)
+    rows = slots.shape[0]
+    gain = random.integers(0, 128, rows).astype(np.int8)
+    planes = LayerPlanes(random.random(tuple(slots.shape)) < 0.5, gain, random.random(rows).astype(np.float32))
+    full = scatter_layer(planes, slots, shape)
+    inherited = random.integers(-127, 128, shape).astype(np.int8)
+    np.testing.assert_array_equal(layer_integers(full, inherited)[grid], layer_integers(planes, inherited[grid]))
+    assert full.signs.sum() == planes.signs.sum() and full.signs.shape == shape
+    for full_vector, vector in ((full.gain, planes.gain), (full.scale, planes.scale)):
+        expected = np.zeros(shape[0], vector.dtype)
+        expected[MASKS[LAYERS[layer][0]]] = vector
+        np.testing.assert_array_equal(full_vector, expected)
+
+
+def test_layer_integers_by_hand():
+    inherited = np.array([[100, -5, 7], [0, 3, -120]], np.int8)
+    planes = LayerPlanes(np.array([[True, False, True], [True, False, False]]), np.array([30, 9], np.int8), np.ones(2, np.float32))
+    assert layer_integers(planes, inherited).tolist() == [[127, -35, 37], [9, -6, -127]]
+    refinement = Refinement(np.array([1, 0], np.uint8), np.array([-4, 60], np.int8), 1)
+    codes = LayerCodes(
+        np.array([[3, 1, 0], [2, 3, 2]], np.uint8), np.array([1, 0], np.uint8), np.array([-9, 8], np.int8), 1, np.ones(2, np.float32), "element",
+        refinement,
+    )
+    assert layer_integers(codes, inherited).tolist() == [[127, -5, 0], [8, -1, -9]]
 
 
 def test_vectors_and_head(small):

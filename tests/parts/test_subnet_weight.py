@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.parts.slots import layer_integers
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, detach_, wrapped
 
 GRADIENT = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
@@ -152,7 +154,7 @@ def test_a_layer_that_owns_nothing_has_an_empty_list_of_codes():
     wrapper.fix_scale_(latent)
     wrapper.fit_codebook_(latent)
     codes = wrapper.finish(latent)
-    assert codes.codes.shape == (0,) and codes.states.tolist() == [[1, 1]] and codes.codebook.tolist() == [0, 0, 0, 0]
+    assert codes.codes.shape == (0,) and codes.states.tolist() == [[1, 1]] and codes.bit_width == 0 and codes.codebook.shape == (0,)
     assert wrapper(latent).tolist() == [[5.0, 1.5]]
 
 
@@ -165,6 +167,99 @@ def test_refresh_mask_takes_the_largest_scores_or_the_ranking_given():
     assert wrapper.mask.tolist() == [[True, True], [False, False]]
 
 
+@pytest.mark.parametrize(("granularity", "mask"), [("block(2)", [[1, 1, 0, 0]]), ("1:2", [[0, 1, 0, 1]]), ("unit", [[1, 1, 1, 1]])])
+def test_refresh_mask_keeps_to_the_granularity(granularity, mask):
+    wrapper = SubnetWeight(
+        torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool), None, rule="select", density=0.5, bit_width=2, max_code=127, granularity=granularity
+    )
+    wrapper.score.data.copy_(torch.tensor([[2.0, -3.0, 0.0, 4.0]]))
+    wrapper.refresh_mask_()
+    assert wrapper.mask.int().tolist() == mask
+    wrapper.fix_scale_(torch.ones(1, 4))
+    wrapper.fit_codebook_(torch.ones(1, 4))
+    assert wrapper.finish(torch.ones(1, 4)).granularity == granularity
+
+
+def test_a_bonus_in_units_of_the_root_mean_square_prefers_slots():
+    wrapper = select()
+    wrapper.score.data.copy_(torch.tensor([[1.0, -1.0], [5.0, 3.0]]))  # root mean square 3
+    wrapper.preferred.copy_(torch.tensor([[True, False], [False, False]]))
+    for bonus, mask in ((0.0, [[False, False], [True, True]]), (0.6, [[False, False], [True, True]]), (0.7, [[True, False], [True, False]])):
+        wrapper.bonus = bonus
+        wrapper.refresh_mask_()
+        assert wrapper.mask.tolist() == mask
+    np.testing.assert_allclose(wrapper.ranking(), [[1 + 0.7 * 3, 1.0], [5.0, 3.0]], rtol=1e-6)
+
+
+def refining(q, *, refine_bits=1, max_code=127):
+    """One channel of inherited slots at scale 0.5 and a last slot that nobody owns."""
+    present = torch.tensor([[True] * (len(q) - 1) + [False]])
+    wrapper = SubnetWeight(
+        torch.tensor([q]), present, torch.tensor([0.5]), rule="select", density=1.0, bit_width=2, max_code=max_code, refine_bits=refine_bits
+    )
+    wrapper.learn_scores = True
+    return wrapper, wrapper.inherited_q * 0.5
+
+
+def test_while_searching_inherited_slots_drift_but_the_layer_computes_with_what_is_inherited():
+    wrapper, latent = refining([10.0, -20.0, 0.0])
+    latent[0, 2] = 3.0
+    wrapper.mask[0, 1] = False
+    drifted = (latent + torch.tensor([[1.0, 1.0, 0.0]])).requires_grad_()
+    found = wrapper(drifted)
+    assert found.tolist() == [[5.0, 0.0, 3.0]]
+    found.sum().backward()
+    assert drifted.grad.tolist() == [[1.0, 0.0, 1.0]], "used inherited slots have a gradient, unused ones none"
+    plain, _ = refining([10.0, -20.0, 0.0], refine_bits=0)
+    plain(drifted).sum().backward()
+    assert drifted.grad.tolist() == [[1.0, 0.0, 2.0]], "nothing drifts without refinement"
+
+
+def test_the_slots_that_drifted_furthest_are_refined_and_the_others_go_back():
+    wrapper, latent = refining([10.0, -20.0, 30.0, 100.0, 4.0, 0.0])
+    latent = latent + torch.tensor([[2.0, -3.0, 9.0, 50.0, 1.0, 6.0]])
+    wrapper.mask[0, 2] = False  # not used
+    wrapper.choose_refined_(latent, 0.5)  # of 4 used inherited slots; the one at 100 has no room
+    wrapper.learn_scores = False
+    assert wrapper.refined.tolist() == [[True, True, False, False, False, False]]
+    assert latent.tolist() == [[7.0, -13.0, 15.0, 50.0, 2.0, 6.0]]
+    wrapper.fit_codebook_(latent)
+    assert wrapper.residuals.tolist() == [-6.0, 4.0]
+    leaf = latent.clone().requires_grad_()
+    found = wrapper(leaf)
+    assert found.tolist() == [[7.0, -13.0, 0.0, 50.0, 2.0, 6.0]]
+    found.sum().backward()
+    assert leaf.grad.tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0, 1.0]]
+    codes = wrapper.finish(latent)
+    assert codes.states.tolist() == [[3, 3, 0, 1, 1, 2]] and codes.refinement.codes.tolist() == [1, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), refine_bits=st.integers(1, 8), share=st.floats(0.05, 1), max_code=st.sampled_from([40, 63, 127]))
+def test_refined_layers_finish_with_exactly_what_they_computed_with(seed, refine_bits, share, max_code):
+    wrapper, latent = random_wrapper("select", seed, max_code=max_code)
+    wrapper.refine_bits = refine_bits
+    wrapper.choose_refined_(latent, share)
+    wrapper.fix_scale_(latent)
+    wrapper.fit_codebook_(latent)
+    codes = wrapper.finish(latent)
+    q = layer_integers(codes, wrapper.inherited_q.numpy().astype(np.int8))
+    np.testing.assert_array_equal(q.astype(np.float32) * codes.scale.reshape(-1, 1, 1), wrapper(latent).numpy())
+    used = (wrapper.mask & wrapper.present).numpy()
+    able = used & (wrapper.inherited_q.abs() <= max_code // 2).numpy()
+    assert (codes.states == 3).sum() == min(max(1, round(share * used.sum())) if used.any() else 0, able.sum())
+    assert not (codes.states == 3)[~able].any() and np.abs(q.astype(int)).max() <= max_code
+    if codes.refinement is not None:
+        assert codes.refinement.codebook.shape == (2**refine_bits,) and codes.refinement.codes.shape == ((codes.states == 3).sum(),)
+
+
+def test_over_a_full_view_nothing_is_refined():
+    wrapper = SubnetWeight(
+        torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.ones(1), rule="replace", density=0.5, bit_width=2, max_code=127, refine_bits=3
+    )
+    assert wrapper.refine_bits == 0
+
+
 def test_attach_and_detach():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     before = model[0].weight.detach().clone()
@@ -175,3 +270,19 @@ def test_attach_and_detach():
     assert effective[1].tolist() == [0.0, -5.0] and effective[0, 1] == before[0, 1]
     detach_(model)
     assert not list(wrapped(model)) and torch.equal(model[0].weight, effective) and isinstance(model[0].weight, nn.Parameter)
+
+
+@pytest.mark.parametrize("rule", ["select", "replace"])
+@pytest.mark.parametrize("precision", ["half", "int8"])
+def test_a_channel_that_reads_nothing_gets_a_scale_of_its_own(rule, precision):
+    wrapper, latent = random_wrapper(rule, 7, shape=(4, 6, 1))
+    inherited = wrapper.scale.clone()
+    wrapper.mask[2] = True if rule == "replace" else ~wrapper.present[2]  # reads nothing
+    wrapper.mask[3], wrapper.present[3] = True, True
+    wrapper.mask[3, 1] = rule == "select"  # reads at least one value
+    wrapper.fix_scale_(latent, precision)
+    np.testing.assert_array_equal(round_vector(wrapper.scale.numpy(), precision), wrapper.scale.numpy())
+    own = (latent * wrapper.mask)[2].abs().max()
+    step = 0.01 if precision == "int8" else 0.001
+    assert float(wrapper.scale[2]) == pytest.approx(1.5 * float(own) / 127, rel=2 * step)
+    assert float(wrapper.scale[3]) == pytest.approx(float(inherited[3]), rel=0.5 if precision == "int8" else step)

@@ -10,7 +10,18 @@ from torch import nn
 
 from tsn_toolkit.errors import ModelError
 from tsn_toolkit.filling import fill_
-from tsn_toolkit.parts.trunk import channel_scale, checkpoint_trunk, code_head, code_layer, collect_biases, collect_norms, seed_trunk, trunk_weights
+from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.parts.trunk import (
+    channel_scale,
+    checkpoint_trunk,
+    code_head,
+    code_layer,
+    collect_biases,
+    collect_norms,
+    least_error_scale,
+    seed_trunk,
+    trunk_weights,
+)
 
 
 def net_with_negative_gains():
@@ -103,14 +114,66 @@ def test_a_dead_channel_gets_a_scale_that_can_be_stored():
     assert (code_layer(weight, bit_width=8, max_code=127).codes.reshape(3, 2)[1] == 127).all()  # entry 127 of -127..127 is 0
 
 
-@pytest.mark.parametrize("head", [nn.Linear(6, 3), nn.Linear(6, 3, bias=False), nn.Conv2d(6, 3, 1)])
-def test_code_head(head):
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 3), lambda: nn.Linear(6, 3, bias=False), lambda: nn.Conv2d(6, 3, 1)])
+def test_code_head(make):
+    with samples.seeded(0):
+        head = make()
     state = code_head(nn.ModuleDict({"head": head}), "head")
     weight = head.weight.detach().numpy().reshape(3, 6)
-    assert state.codes.dtype == np.int8 and state.codes.shape == (3, 6) and (np.abs(state.codes.astype(int)).max(1) == 127).all()
-    assert (np.abs(weight - state.scale[:, None] * state.codes) <= state.scale[:, None] * (0.5 + 127 * 2**-11)).all()
+    assert state.codes.dtype == np.int8 and state.codes.shape == (3, 6) and (np.abs(state.codes.astype(int)).max(1) > 100).all()
+    largest = np.abs(weight).max(1, keepdims=True)
+    rounded = np.rint(weight * 127 / largest) * largest / 127
+    assert np.square(weight - state.scale[:, None] * state.codes).sum() <= 1.05 * np.square(weight - rounded).sum()
     bias = np.zeros(3) if head.bias is None else head.bias.detach().numpy()
     np.testing.assert_allclose(state.bias, bias, rtol=2**-11, atol=2**-26)
+
+
+@pytest.mark.parametrize("max_code", [1, 3, 7, 127])
+def test_the_scale_with_the_least_error_beats_an_even_search(max_code):
+    weight = np.random.default_rng(5).standard_t(4, (6, 200)).astype(np.float32)
+    weight[2], weight[3] = 0, weight[3] * 0.01
+
+    def error(row, scale):
+        return np.square(row - scale * np.clip(np.rint(row / scale), -max_code, max_code)).sum()
+
+    found = least_error_scale(weight, max_code)
+    assert found.dtype == np.float32 and (found > 0).all()
+    for row, scale in zip(weight.astype(np.float64), found.astype(np.float64), strict=True):
+        grid = np.linspace(0.1, 1.05, 1000) * max(np.abs(row).max(), 1e-9) / max_code
+        assert error(row, scale) <= 1.1 * min(error(row, step) for step in grid)
+    largest = np.abs(weight[0]).max() / max_code
+    assert found[0] < (0.8 if max_code < 8 else 1.001) * largest
+
+
+@pytest.mark.parametrize("precision", ["half", "int8"])
+@pytest.mark.parametrize("bit_width", [2, 3, 4, 8])
+def test_a_head_of_few_bits(bit_width, precision):
+    torch.manual_seed(0)
+    head = nn.Linear(64, 5)
+    state = code_head(nn.ModuleDict({"head": head}), "head", bit_width=bit_width, precision=precision)
+    most = 2 ** (bit_width - 1) - 1
+    assert np.abs(state.codes.astype(int)).max() == most
+    for vector, precise in ((state.scale, least_error_scale(head.weight.detach().numpy(), most)), (state.bias, head.bias.detach().numpy())):
+        np.testing.assert_array_equal(round_vector(vector, precision), vector)
+        np.testing.assert_array_equal(round_vector(precise, precision), vector)
+    # with the scale that is stored, every code is the nearest there is
+    weight, scale = head.weight.detach().numpy().astype(np.float64), state.scale[:, None].astype(np.float64)
+    assert (np.abs(weight - scale * state.codes) <= np.abs(weight[..., None] - scale[..., None] * np.arange(-most, most + 1)).min(-1) + 1e-12).all()
+
+
+@pytest.mark.parametrize("precision", ["half", "int8"])
+def test_vectors_are_collected_as_they_are_stored(precision):
+    model = nn.Sequential(nn.Linear(4, 300), nn.LayerNorm(300))
+    with torch.no_grad():
+        model[1].weight.uniform_(0.5, 2)
+        model[1].bias.normal_()
+    norm, bias = collect_norms(model, precision)["1"], collect_biases(model, "", precision)["0"]
+    vectors = {"1.weight": norm.gain, "1.bias": norm.shift, "0.bias": bias}
+    for name, vector in vectors.items():
+        exact = model.get_parameter(name).detach().numpy()
+        np.testing.assert_array_equal(round_vector(exact, precision), vector)
+        assert len(np.unique(vector)) <= (255 if precision == "int8" else 300)
+        assert not np.array_equal(vector, exact)
 
 
 def test_norms_and_biases_that_are_collected():

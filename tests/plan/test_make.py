@@ -120,7 +120,7 @@ def test_all_problems_at_once():
         "`bit_width` must be a whole number in 1..8, got 9",
         "`max_code` must be a whole number in 1..127, got True",
         "`bitwidth` of `layer_overrides.a` is unknown (did you mean 'bit_width'?)",
-        "`granularity` of `layer_overrides.a` must be one of element, unit, got 'block'",
+        "`granularity` of `layer_overrides.a` must be element, unit, block(k) or n:m with n at most m, got 'block'",
         "`unit_overrides.aa` matches no group",
         "`unit_overrides.c` matches only frozen groups: c: it is frozen [x.py:1]",
         "`layer_overrides.x*` matches no layer",

@@ -46,6 +46,8 @@ def test_edits_count(saved):
     plan = load_plan(path, graph=GRAPH)
     assert plan.groups[0] == GroupPlan("a", 3, 8)
     assert (plan.layers[1].encoding, plan.layers[1].density, type(plan.layers[1].density)) == ("shared", 1.0, float)
+    edit(path, "  a: {encoding: codes, density: 1.0e-05, granularity: element", "  a: {encoding: codes, density: 0.5, granularity: 2:4")
+    assert load_plan(path, graph=GRAPH).layers[0].granularity == "2:4"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,10 @@ def test_edits_count(saved):
         ("density: 1.0e-05", "density: .nan", "`density` .*got nan"),
         ("encoding: codes", "encoding: [1]", r"`encoding` .*got \[1\]"),
         ("trunk_bit_width: 8\n", "", "`trunk_bit_width` of the plan is missing"),
+        ("a: {encoding: codes, density: 1.0e-05, granularity: element", "a: {encoding: codes, density: 0.3, granularity: '2:4'",
+         r"`density` of `layers\.a` must be 0\.5, which granularity 2:4 fixes, got 0\.3"),
+        ("density_by_layer: uniform", "density_by_layer: even", "`density_by_layer` must be one of uniform, erk, learned, got 'even'"),
+        ("density_by_layer: uniform\n", "", "`density_by_layer` of the plan is missing"),
         ("\nlayers:", "\nlayers: 3\nlayer:", "`layers` must be a mapping.*int"),
         ("max_code: 127", "max_code: 127\nmax_code: 12", "`max_code` is given twice"),
         ("max_code: 127", "max_code: [", "not valid YAML"),

@@ -7,9 +7,11 @@ from tsn_toolkit.contracts import (
     GroupMember,
     HeadState,
     LayerCodes,
+    LayerPlanes,
     LayerRecord,
     ModelGraph,
     NormState,
+    Refinement,
     TaskResult,
     TrunkResult,
     UnitGroup,
@@ -17,7 +19,7 @@ from tsn_toolkit.contracts import (
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.store.store import Store
 
-OWN, REUSE, PRUNED = 2, 1, 0
+PRUNED, REUSE, OWN, REFINE = range(4)
 SHAPES = {"conv1": (6, 1, 3, 3), "conv2": (4, 6, 3, 3), "fc": (5, 16)}
 RECIPE = {"seed": 3, "plan": {"density": 0.5}}
 
@@ -52,10 +54,16 @@ def vector(rng: np.random.Generator, size: int, kept: np.ndarray | None = None) 
     return round_half(values if kept is None else values * kept)
 
 
-def own_layer(rng: np.random.Generator, states: np.ndarray, bit_width: int) -> LayerCodes:
-    codebook = np.sort(rng.choice(np.arange(-127, 128), 1 << bit_width, replace=False)).astype(np.int8)
-    codes = np.minimum(rng.geometric(0.3, int((states == OWN).sum())) - 1, (1 << bit_width) - 1).astype(np.uint8)
-    return LayerCodes(states.astype(np.uint8), codes, codebook, bit_width, vector(rng, len(states)))
+def own_layer(rng: np.random.Generator, states: np.ndarray, bit_width: int, granularity: str = "element", refine_bits: int = 0) -> LayerCodes:
+    codes, codebook = random_codes(rng, int((states == OWN).sum()), bit_width)
+    refinement = Refinement(*random_codes(rng, int((states == REFINE).sum()), refine_bits), refine_bits) if refine_bits else None
+    return LayerCodes(states.astype(np.uint8), codes, codebook, bit_width, vector(rng, len(states)), granularity, refinement)
+
+
+def random_codes(rng: np.random.Generator, count: int, bit_width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes that are not equally likely, and a codebook."""
+    codebook = np.sort(rng.choice(np.arange(-127, 128), 1 << bit_width, replace=bit_width == 8)).astype(np.int8)
+    return np.minimum(rng.geometric(0.3, count) - 1, (1 << bit_width) - 1).astype(np.uint8), codebook
 
 
 def make_trunk(graph: ModelGraph, seed: int = 0) -> TrunkResult:
@@ -82,9 +90,18 @@ def expand(masks: dict[str, np.ndarray], graph: ModelGraph) -> dict[str, np.ndar
 
 
 def make_task(
-    store: Store, name: str, parent: str = "trunk", *, seed: int = 0, bit_width: int = 2, shared: tuple[str, ...] = (), masked: bool = True
+    store: Store,
+    name: str,
+    parent: str = "trunk",
+    *,
+    seed: int = 0,
+    bit_width: int = 2,
+    refine_bits: int = 0,
+    shared: tuple[str, ...] = (),
+    planes: tuple[str, ...] = (),
+    masked: bool = True,
 ) -> TaskResult:
-    """A random task over the frozen view of its parent."""
+    """A random task over the frozen view of its parent; with `refine_bits` it refines some slots."""
     graph = make_graph(store.architecture.groups[0].size // 6)
     rng = np.random.default_rng(seed)
     masks = {}
@@ -94,13 +111,19 @@ def make_task(
             masks[group.name][0] = True
     kept = expand(masks, graph)
     frozen = store.frozen_view(parent)
-    layers = {}
+    layers: dict[str, LayerCodes | LayerPlanes] = {}
     for layer, slots in kept.items():
         if layer in shared:
             continue
+        if layer in planes:
+            gain = rng.integers(0, 128, len(slots)) * slots.reshape(len(slots), -1).any(axis=1)
+            layers[layer] = LayerPlanes((rng.random(slots.shape) < 0.5) & slots, gain.astype(np.int8), vector(rng, len(slots)))
+            continue
         wish = rng.choice([PRUNED, REUSE, OWN], size=slots.shape, p=[0.6, 0.25, 0.15])
-        wish = np.where((wish == REUSE) & ~frozen[layer].present, OWN, wish)
-        layers[layer] = own_layer(rng, np.where(slots, wish, PRUNED), bit_width)
+        if refine_bits:
+            wish[(wish == REUSE) & (rng.random(slots.shape) < 0.5)] = REFINE
+        wish = np.where((wish != PRUNED) & ~frozen[layer].present, OWN, wish)
+        layers[layer] = own_layer(rng, np.where(slots, wish, PRUNED), bit_width, refine_bits=refine_bits)
     a = masks.get("conv1", np.ones(graph.groups[0].size, bool))
     b = masks.get("conv2", np.ones(graph.groups[1].size, bool))
     return TaskResult(
@@ -117,3 +140,80 @@ def make_task(
         ranges={"relu1": ActivationRange(float(np.float32(0.1)), -3, True), "input": ActivationRange(0.5, 0, False)},
         validation={"accuracy": 0.875},
     )
+
+
+FORMS_WIDTH = 3
+
+
+def build_forms(path) -> tuple[Store, set[int]]:
+    """A store whose parts hold every encoding and every layout of masks, and the layouts found in it."""
+    graph = make_graph(FORMS_WIDTH)
+    store = Store.create(path, trunk=SEED_TRUNK, graph=graph, recipe=RECIPE)
+    store.commit(formed_task(store, "first", "trunk", lambda rng, known: rng.random(known.shape) < 0.1), RECIPE)
+    store.commit(formed_task(store, "near", "first", lambda rng, known: rng.random(known.shape) < np.where(known, 0.9, 0.02)), {"seed": 4})
+    store.commit(formed_task(store, "same", "near", lambda rng, known: used_by(store, "near")), RECIPE)
+    store.commit(formed_task(store, "blocks", "near", lambda rng, known: blocks(rng, known.shape, 4), "block(4)"), RECIPE)
+    store.commit(formed_task(store, "choices", "near", lambda rng, known: choices(rng, known.shape), "2:4"), RECIPE)
+    store.commit(formed_task(store, "half", "first", lambda rng, known: rng.random(known.shape) < 0.5), RECIPE)
+    store.commit(formed_task(store, "few", "trunk", lambda rng, known: few(rng, known.shape)), RECIPE)
+    store.commit(formed_task(store, "refined", "near", lambda rng, known: rng.random(known.shape) < 0.3, refine_bits=3), RECIPE)
+    store.commit(formed_task(store, "plane", "refined", lambda rng, known: rng.random(known.shape) < 0.5, planes=("fc",)), RECIPE)
+    store.commit(formed_task(store, "beside", "first", lambda rng, known: rng.random(known.shape) < 0.3, isolation="none"), RECIPE)
+    layouts = {int(held.form.layout) for entry in store.entries for _, held in store.layers(entry.name) if held.form is not None}
+    return Store.open(path), layouts
+
+
+def formed_task(store, name, parent, mask, granularity="element", *, refine_bits=0, planes=(), isolation="exact") -> TaskResult:
+    """A task that uses the slots that `mask` (rng, known) marks: REUSE where something is known, REFINE at some of them, else OWN."""
+    rng = np.random.default_rng(list(name.encode()))
+    frozen = store.frozen_view(parent)
+    layers: dict[str, LayerCodes | LayerPlanes] = {}
+    for layer in store.architecture.layers:
+        present = frozen[layer.name].present
+        marked = mask(rng, present)
+        marked = marked[layer.name] if isinstance(marked, dict) else marked
+        inherited = np.where(rng.random(present.shape) < 0.4, REFINE, REUSE) if refine_bits else REUSE
+        states = np.where(marked, np.where(present, inherited, OWN), PRUNED)
+        if layer.name in planes:
+            gain = rng.integers(1, 20, layer.shape[0]).astype(np.int8)
+            layers[layer.name] = LayerPlanes(rng.random(layer.shape) < 0.5, gain, vector(rng, layer.shape[0]))
+        else:
+            layers[layer.name] = own_layer(rng, states, 2, granularity, refine_bits)
+    units, outputs = store.architecture.groups[0].size, store.architecture.groups[1].size
+    return TaskResult(
+        name=name,
+        parent=parent,
+        isolation=isolation,
+        strategy="sample",
+        classes=(0, 1),
+        unit_masks={},
+        layers=layers,
+        norms={"bn1": NormState(vector(rng, units), vector(rng, units))},
+        biases={"conv2": vector(rng, outputs)},
+        head=HeadState(rng.integers(-7, 8, (2, 5)).astype(np.int8), vector(rng, 2), vector(rng, 2)),
+        ranges={},
+    )
+
+
+def used_by(store, name) -> dict[str, np.ndarray]:
+    return {layer: states != PRUNED for layer, states in store.states(name).items()}
+
+
+def blocks(rng, shape, size) -> np.ndarray:
+    length = int(np.prod(shape[1:]))
+    kept = rng.random((shape[0], -(-length // size))) < 0.3
+    return np.repeat(kept, size, axis=1)[:, :length].reshape(shape)
+
+
+def choices(rng, shape) -> np.ndarray:
+    length = int(np.prod(shape[1:]))
+    ranks = rng.random((shape[0], -(-length // 4), 4))
+    if length % 4:
+        ranks[:, -1, length % 4 :] = 2.0
+    return (ranks.argsort(axis=2).argsort(axis=2) < 2).reshape(shape[0], -1)[:, :length].reshape(shape)
+
+
+def few(rng, shape) -> np.ndarray:
+    marked = np.zeros(shape, bool)
+    marked.flat[rng.integers(marked.size)] = True
+    return marked

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import store_samples as samples
+from store_samples import SHAPES
 
-from tsn_toolkit.contracts import ActivationRange, GroupMember, HeadState, NormState, UnitGroup
+from tsn_toolkit.contracts import ActivationRange, GroupMember, HeadState, LayerCodes, LayerPlanes, NormState, Refinement, UnitGroup
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.store import Store
 
@@ -72,6 +73,53 @@ BAD = {
 }
 
 
+def plane(result, **changes):
+    """The result with layer `fc` as a plane."""
+    kept = samples.expand(result.unit_masks, samples.make_graph())["fc"]
+    own = LayerPlanes(kept & (np.arange(kept.size).reshape(kept.shape) % 2 == 0), np.full(5, 3, np.int8), np.ones(5, np.float32))
+    return replace(result, layers={**result.layers, "fc": replace(own, **changes)})
+
+
+def refined(result, **changes):
+    """The result with every REUSE slot of layer `fc` refined."""
+    codes = result.layers["fc"]
+    states = np.where(codes.states == samples.REUSE, samples.REFINE, codes.states).astype(np.uint8)
+    count = int((states == samples.REFINE).sum())
+    residuals = Refinement(np.zeros(count, np.uint8), np.array([-1, 2], np.int8), 1)
+    return with_layer(result, "fc", states=states, refinement=replace(residuals, **changes))
+
+
+BAD_PLANES = {
+    r"signs must be bool \(5, 16\), got uint8": lambda r: plane(r, signs=np.zeros((5, 16), np.uint8)),
+    r"signs must be bool \(5, 16\), got bool \(5, 15\)": lambda r: plane(r, signs=np.zeros((5, 15), bool)),
+    "signs of dead units are not False": lambda r: plane(r, signs=np.ones((5, 16), bool)),
+    r"gain must be int8 \(5,\) in 0..127, got int8 \(4,\)": lambda r: plane(r, gain=np.ones(4, np.int8)),
+    r"gain must be int8 \(5,\) in 0..127": lambda r: plane(r, gain=np.full(5, -1, np.int8)),
+    "fc`: scale: .*1.0001": lambda r: plane(r, scale=np.full(5, 1.0001, np.float32)),
+}
+BAD_REFINEMENTS = {
+    r"0..2 \(REFINE needs a refinement\)": lambda r: with_layer(refined(r), "fc", refinement=None),
+    "refinement: a codebook of 0 bits .1..8.": lambda r: refined(r, bit_width=0),
+    r"refinement: the codebook must ascend .* got \[2, -1\]": lambda r: refined(r, codebook=np.array([2, -1], np.int8)),
+    "REFINE slots need uint8 codes": lambda r: refined(r, codes=np.zeros(1, np.uint8)),
+    "refinement: code 2 is outside": lambda r: refined(r, codes=np.full(len(refined(r).layers["fc"].refinement.codes), 2, np.uint8)),
+}
+BAD_VECTORS = {
+    r"vector_precision must be one of .'half', 'int8'., got `int4`": lambda r: replace(r, vector_precision="int4"),
+    r"Round the vector with round_vector\(vector, \"int8\"\)": lambda r: replace(r, vector_precision="int8"),
+    "granularity is element, unit, block.k. or n:m .* got '5:4'": lambda r: with_layer(r, "fc", granularity="5:4"),
+    "granularity is element, unit, block.k. or n:m .* got 'rows'": lambda r: with_layer(r, "fc", granularity="rows"),
+}
+BAD |= BAD_PLANES | BAD_REFINEMENTS | BAD_VECTORS
+
+
+@pytest.mark.parametrize("make", [plane, refined])
+def test_planes_and_refinements_are_taken(store, make):
+    result = make(samples.make_task(store, "a"))
+    store.commit(result, {})
+    assert (store.states("a")["fc"] == samples.REFINE).any()
+
+
 @pytest.mark.parametrize("message", BAD)
 def test_refuses_a_bad_result_and_writes_nothing(store, message):
     result = samples.make_task(store, "a")
@@ -89,6 +137,16 @@ def test_refuses_reuse_of_nothing(tmp_path):
     slot = tuple(np.argwhere(states == samples.PRUNED)[0])
     with pytest.raises(StoreError, match="layer `fc` reuses 1 slots"):
         store.commit(with_layer(result, "fc", states=changed(states, slot, samples.REUSE)), {})
+
+
+def test_refuses_refinement_of_nothing(tmp_path):
+    store = Store.create(tmp_path / "seed", trunk=samples.SEED_TRUNK, graph=samples.make_graph(), recipe={})
+    result = samples.make_task(store, "a", masked=False)
+    states = result.layers["fc"].states
+    slot = tuple(np.argwhere(states == samples.PRUNED)[0])
+    residual = Refinement(np.zeros(1, np.uint8), np.array([1, 2], np.int8), 1)
+    with pytest.raises(StoreError, match="layer `fc` refines 1 slots that neither"):
+        store.commit(with_layer(result, "fc", states=changed(states, slot, samples.REFINE), refinement=residual), {})
 
 
 def test_refuses_a_name_twice_and_a_recipe_that_is_not_json(store):
@@ -131,6 +189,39 @@ def test_a_full_word_is_refused(store):
     store.commit(full(store, "d", bit_width=4), {})
     with pytest.raises(StoreError, match="asks for 4 bits at a slot that has 0 "):
         Store.open(store.path).commit(full(store, "e", bit_width=4), {})
+
+
+def test_planes_and_residuals_take_bits_of_the_word(tmp_path):
+    # 2 bits of the trunk, 8 of a, 1 of the plane b, 3 of c's residuals: 14 of 16.
+    trunk = samples.make_trunk(samples.make_graph())
+    layers = {name: replace(codes, bit_width=2, codebook=codes.codebook[:4], codes=codes.codes % 4) for name, codes in trunk.layers.items()}
+    store = Store.create(tmp_path / "words", trunk=replace(trunk, layers=layers, word_bits=16), graph=samples.make_graph(), recipe={})
+    store.commit(full(store, "a"), {})
+    planes = {name: LayerPlanes(np.ones(shape, bool), np.ones(shape[0], np.int8), np.ones(shape[0], np.float32)) for name, shape in SHAPES.items()}
+    store.commit(replace(samples.make_task(store, "b", masked=False), layers=planes), {})
+    store.commit(residuals(store, "c", 3), {})
+    with pytest.raises(StoreError, match="`d`: layer `conv1` asks for 3 bits at a slot that has 2 of its 16 left .54 such slots.. .* retire a task"):
+        store.commit(residuals(store, "d", 3), {})
+    store.commit(residuals(store, "d", 2), {})
+    with pytest.raises(StoreError, match="asks for 1 bits at a slot that has 0 of"):
+        Store.open(store.path).commit(replace(samples.make_task(store, "e", masked=False), layers=planes), {})
+
+
+def residuals(store, name, bit_width):
+    """A task that refines every slot of the trunk."""
+    book = np.arange(1 << bit_width).astype(np.int8)
+    layers = {
+        layer: LayerCodes(
+            np.full(shape, samples.REFINE, np.uint8),
+            np.zeros(0, np.uint8),
+            np.zeros(0, np.int8),
+            0,
+            np.ones(shape[0], np.float32),
+            refinement=Refinement(np.zeros(int(np.prod(shape)), np.uint8), book, bit_width),
+        )
+        for layer, shape in SHAPES.items()
+    }
+    return replace(samples.make_task(store, name, masked=False), layers=layers)
 
 
 def test_a_wider_word_holds_more_owners(tmp_path):

@@ -202,6 +202,6 @@ def test_two_writers(store):
     with writer_lock(store.path), pytest.raises(StoreError, match="another process is writing"):
         first.commit(samples.make_task(first, "c", seed=4), {})
     first.commit(samples.make_task(first, "c", seed=4), {})
-    with pytest.raises(StoreError, match="added to this store since it was opened"):
+    with pytest.raises(StoreError, match="changed this store since it was opened"):
         second.commit(samples.make_task(second, "d", seed=5), {})
     assert [entry.name for entry in Store.open(store.path).entries] == ["a", "b", "c"]

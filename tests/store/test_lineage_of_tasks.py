@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import store_samples as samples
 
+from tsn_toolkit.contracts import LayerCodes, LayerPlanes
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.store import Store
 
@@ -18,47 +19,73 @@ def contents(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+PARENTS = ["trunk", "t0", "t1", "t2", "t3", "trunk", "t4", "t6", "t5"]
+EXTRAS = {
+    2: {"shared": ("conv2",)},
+    4: {"refine_bits": 3},
+    6: {"planes": ("conv1", "fc")},
+    7: {"refine_bits": 1, "shared": ("fc",)},
+    8: {"planes": ("fc",)},
+}
+
+
+def next_task(store):
+    index = store.next_index
+    return samples.make_task(store, f"t{index}", PARENTS[index], seed=index, **EXTRAS.get(index, {}))
+
+
 def grow(store):
-    """Six tasks: a chain of five (more ancestors than the context has), one with a shared layer, one beside the chain."""
+    """Nine tasks: a chain of seven and one of two, with shared layers, refinements and planes on the way."""
     results = []
-    for index, parent in enumerate(["trunk", "t0", "t1", "t2", "t3", "trunk"]):
-        results.append(samples.make_task(store, f"t{index}", parent, seed=index, shared=("conv2",) if index == 2 else ()))
+    for _ in PARENTS:
+        results.append(next_task(store))
         store.commit(results[-1], samples.RECIPE)
     return results
 
 
+def slow_view(by_name, trunk, name, layer, slot):
+    """The definition, slot by slot: the nearest owner in the chain, and what it refines. None where nobody owns the slot."""
+    own = (trunk if name == "trunk" else by_name[name]).layers.get(layer)
+    above = None if name == "trunk" else slow_view(by_name, trunk, by_name[name].parent, layer, slot)
+    if own is None:
+        return above
+    if isinstance(own, LayerPlanes):
+        if not samples.expand(by_name[name].unit_masks, samples.make_graph())[layer][slot]:
+            return above
+        return max(-127, min(127, (above or 0) + int(own.gain[slot[0]]) * (1 if own.signs[slot] else -1)))
+    flat = np.ravel_multi_index(slot, own.states.shape)
+    before = own.states.reshape(-1)[:flat]
+    if own.states[slot] == samples.OWN:
+        return int(own.codebook[own.codes[(before == samples.OWN).sum()]])
+    if own.states[slot] == samples.REFINE:
+        residual = int(own.refinement.codebook[own.refinement.codes[(before == samples.REFINE).sum()]])
+        return max(-127, min(127, above + residual))
+    return above
+
+
 def slow_q(results, trunk, name, layer):
-    """The definition, slot by slot: the nearest owner in the chain."""
     by_name = {result.name: result for result in results}
-    result = by_name[name]
-    chain = []
-    while name != "trunk":
-        chain.append(by_name[name])
-        name = by_name[name].parent
-
-    def dense(codes):
-        values = np.zeros(codes.states.shape, int)
-        values[codes.states == samples.OWN] = codes.codebook[codes.codes]
-        return values
-
-    owners = [owner.layers[layer] for owner in chain if layer in owner.layers] + [trunk.layers[layer]]
-    values = [dense(codes) for codes in owners]
-    q = np.zeros(trunk.layers[layer].states.shape, int)
-    kept = samples.expand(result.unit_masks, samples.make_graph())[layer]
+    own = by_name[name].layers.get(layer)
+    kept = samples.expand(by_name[name].unit_masks, samples.make_graph())[layer]
+    q = np.zeros(kept.shape, int)
     for slot in np.ndindex(q.shape):
-        used = result.layers[layer].states[slot] != samples.PRUNED if layer in result.layers else kept[slot]
-        if used:
-            q[slot] = next(value[slot] for codes, value in zip(owners, values) if codes.states[slot] == samples.OWN)
+        used = own.states[slot] != samples.PRUNED if isinstance(own, LayerCodes) else kept[slot]
+        q[slot] = slow_view(by_name, trunk, name, layer, slot) if used else 0
     return q
 
 
 def test_every_task_reads_what_the_definition_says(store):
-    results = grow(store)
+    results, trunk = grow(store), store.trunk()
     opened = Store.open(store.path)
     for result in results:
         weights = opened.weights(result.name)
+        dense = opened.dense_weights(result.name)
         for layer in samples.SHAPES:
-            np.testing.assert_array_equal(weights.q[layer], slow_q(results, store.trunk(), result.name, layer), err_msg=f"{result.name} {layer}")
+            expected = slow_q(results, trunk, result.name, layer)
+            np.testing.assert_array_equal(weights.q[layer], expected, err_msg=f"{result.name} {layer}")
+            scale = weights.scale[layer].reshape(-1, *([1] * (expected.ndim - 1)))
+            np.testing.assert_array_equal(dense[layer], scale * expected.astype(np.float32))
+            assert dense[layer].dtype == np.float32
 
 
 def test_what_was_committed_comes_back(store):
@@ -66,8 +93,13 @@ def test_what_was_committed_comes_back(store):
     opened = Store.open(store.path)
     for result in results:
         weights, states = opened.weights(result.name), opened.states(result.name)
-        for name, codes in result.layers.items():
-            np.testing.assert_array_equal(states[name], codes.states)
+        for name, own in result.layers.items():
+            if isinstance(own, LayerCodes):
+                np.testing.assert_array_equal(states[name], own.states)
+            else:
+                held = opened.held(result.name)[name].own
+                np.testing.assert_array_equal(held.signs, own.signs)
+                np.testing.assert_array_equal(held.gain, own.gain)
         assert weights.unit_masks.keys() == result.unit_masks.keys()
         for name, mask in result.unit_masks.items():
             np.testing.assert_array_equal(weights.unit_masks[name], mask)
@@ -114,32 +146,42 @@ def test_same_results_give_the_same_folder(store, tmp_path):
     grow(store)
     graph = samples.make_graph()
     other = Store.create(tmp_path / "other", trunk=samples.make_trunk(graph), graph=graph, recipe=samples.RECIPE)
-    for index, parent in enumerate(["trunk", "t0", "t1", "t2", "t3", "trunk"]):
+    for _ in PARENTS:
         other = Store.open(other.path)  # a fresh process per task changes nothing
-        shared = ("conv2",) if index == 2 else ()
-        other.commit(samples.make_task(other, f"t{index}", parent, seed=index, shared=shared), dict(reversed(samples.RECIPE.items())))
+        other.commit(next_task(other), dict(reversed(samples.RECIPE.items())))
     assert contents(other.path) == contents(store.path)
 
 
 def test_loading_reads_the_chain_only(store):
     grow(store)
     opened = Store.open(store.path)
-    for name in ("000-t0", "001-t1", "002-t2", "003-t3", "004-t4"):
+    for name in ("000-t0", "001-t1", "002-t2", "003-t3", "004-t4", "006-t6", "007-t7"):
         (store.path / f"tasks/{name}.safetensors").unlink()
     assert opened.weights("t5").name == "t5"
     with pytest.raises(StoreError, match="tasks/000-t0.safetensors"):
         opened.weights("t4")
+    with pytest.raises(StoreError, match="tasks/000-t0.safetensors"):
+        Store.open(store.path)
+    unchecked = Store.open(store.path, check=False)
+    assert unchecked.codes_hash("t8") == opened.codes_hash("t8")
+    part = store.path / "tasks/008-t8.safetensors"
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match="tasks/008-t8.safetensors.*its SHA-256 is"):
+        Store.open(store.path, check=False).weights("t8")
 
 
 def test_recipes_and_chain(store):
     store.commit(samples.make_task(store, "a"), {"seed": True, "new": [1, {"x": None}]})
     store.commit(samples.make_task(store, "b", "a", seed=1), samples.RECIPE)
+    nested = {"seed": 3, "plan": {"density": 0.5, "deep": {"x": 1}}}
+    store.commit(samples.make_task(store, "c", "b", seed=2), nested)
     opened = Store.open(store.path)
-    assert opened.recipe("trunk") == samples.RECIPE and opened.recipe("b") == samples.RECIPE
+    assert opened.recipe("trunk") == samples.RECIPE and opened.recipe("b") == samples.RECIPE and opened.recipe("c") == nested
+    assert opened.part("c").metadata["recipe"] == {"inside": {"plan": {"set": {"deep": {"x": 1}}}}}
     assert opened.recipe("a") == {"seed": True, "new": [1, {"x": None}]}
     assert opened.chain("b") == ("trunk", "a", "b") and opened.chain("trunk") == ("trunk",)
-    assert [(e.name, e.parent, e.index) for e in opened.entries] == [("a", "trunk", 0), ("b", "a", 1)]
-    assert opened.next_index == 2 and opened.fingerprint == "fingerprint"
+    assert [(e.name, e.parent, e.index) for e in opened.entries] == [("a", "trunk", 0), ("b", "a", 1), ("c", "b", 2)]
+    assert opened.next_index == 3 and opened.fingerprint == "fingerprint"
 
 
 def test_seed_trunk(tmp_path):

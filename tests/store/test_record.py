@@ -71,7 +71,13 @@ def test_refuses_a_record_that_asks_for_too_much_memory():
 def test_kept_slots_of_the_sample_net():
     masks = {"conv1": np.array([True, False] * 3), "conv2": np.array([True, False, False, True])}
     for layer in ARCHITECTURE.layers:
-        np.testing.assert_array_equal(ARCHITECTURE.kept_slots(masks, layer), samples.expand(masks, samples.make_graph())[layer.name])
+        expected = samples.expand(masks, samples.make_graph())[layer.name]
+        kept = ARCHITECTURE.kept_slots(masks, layer)
+        np.testing.assert_array_equal(kept.spread(np.ones(kept.size, bool)), expected)
+        numbers = np.arange(layer.size).reshape(layer.shape)
+        np.testing.assert_array_equal(kept.take(numbers), numbers[expected])
+        np.testing.assert_array_equal(kept.spread(kept.take(numbers)), numbers * expected)
+        assert kept.size == expected.sum() and kept.row_length == expected.reshape(layer.shape[0], -1).sum(axis=1).max()
     assert ARCHITECTURE.kept_entries(masks, "bn1", 6).tolist() == [True, False] * 3
     assert ARCHITECTURE.kept_entries(masks, "conv2", 4).tolist() == [True, False, False, True]
     assert ARCHITECTURE.kept_entries(masks, "elsewhere", 2).all()

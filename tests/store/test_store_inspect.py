@@ -6,7 +6,8 @@ import os
 import numpy as np
 import store_samples as samples
 
-from tsn_toolkit.store.entropy_size import owner_entropy_bits
+from tsn_toolkit.store.allocation import allocation
+from tsn_toolkit.store.entropy_size import entropy_bits_by_owner
 from tsn_toolkit.store.inspect import KINDS, inspect_store
 from tsn_toolkit.store.store import Store
 
@@ -41,8 +42,9 @@ def test_bytes_stand_under_their_kind(tmp_path):
     store = Store.create(tmp_path / "store", trunk=samples.make_trunk(graph), graph=graph, recipe={})
     store.commit(samples.make_task(store, "a", masked=False), {})
     kinds = inspect_store(store)["parts"][2]["breakdown"]
-    # Half vectors take 1 + 2n bytes: outputs 6, 4, 5; 2 ranges of 7 bytes; gain and shift of 6; a bias of 4; head 2 x 5 codes, scale and bias of 2.
-    assert kinds["scales"] == 13 + 9 + 11 + 14 and kinds["norms"] == 13 + 13 and kinds["biases"] == 9 and kinds["heads"] == 10 + 5 + 5
+    # Half vectors take 1 + 2n bytes: outputs 6, 4, 5, a flag before each; 2 ranges of 7 bytes; gain and shift of 6; a bias of 4; head: bits per code,
+    # form, 2 x 5 codes, scale and bias of 2.
+    assert kinds["scales"] == 3 + 13 + 9 + 11 + 14 and kinds["norms"] == 13 + 13 and kinds["biases"] == 9 and kinds["heads"] == 2 + 10 + 5 + 5
     assert kinds["codebooks"] == 3 * 4
 
 
@@ -55,40 +57,115 @@ def test_slots_are_counted(tmp_path):
         assert task["density"] == (flat != samples.PRUNED).sum() / total
 
 
-def slow_entropy_bits(store, index):
-    """Per layer and context: entropy of the symbols, contexts as tuples; entropy of the codes."""
-    name = store.entries[index].name
-    bits = 0.0
-    chain = store.chain(name)
-    frozen = store.frozen_view(chain[-2])
-    masks, states_of = store.weights(name).unit_masks, store.states(name)
+def entropy(groups):
+    """Bits of lists of symbols, each list with a distribution of its own."""
+    return -sum(n * math.log2(n / len(symbols)) for symbols in groups for n in (symbols.count(s) for s in set(symbols)))
+
+
+def slow_layer_bits(form, slots):
+    """Entropy of one layer's mask as its form codes it. `slots`: rows of (state, present, who of the ancestors uses it, nearest first)."""
+    mask, second, third = {}, {}, {}
+    for row in slots:
+        marked = [state >= (1 if form.marks == 0 else 2) for state, _, _ in row]
+        if form.layout in (0, 1, 2):
+            for bit, (_, present, used) in zip(marked, row):
+                mask.setdefault((present, *used[: form.depth]) if form.layout == 0 else (), []).append(bit)
+        elif form.layout == 4:
+            for first in range(0, len(row), form.sizes[0]):
+                _, present, used = row[first]
+                mask.setdefault((present, *used[: form.depth]), []).append(marked[first])
+        elif form.layout == 5:
+            keep, group = form.sizes
+            for first in range(0, len(row), group):
+                length = min(group, len(row) - first)
+                open_marks = min(keep, length)
+                for place in range(length):
+                    _, present, used = row[first + place]
+                    if 0 < open_marks < length - place:
+                        mask.setdefault((length - place, open_marks, present, *used[: form.depth]), []).append(marked[first + place])
+                    open_marks -= marked[first + place]
+        for bit, (state, present, used) in zip(marked, row):
+            if present and bit == (form.marks == 0):
+                second.setdefault(used[: form.state_depth], []).append(state == 1)
+            if present and state >= 2:
+                third.setdefault(used[: form.state_depth], []).append(state == 3)
+    return entropy(mask.values()) + entropy(second.values()) + entropy(third.values())
+
+
+def slow_entropy_bits(store, name, graph_masks):
+    bits, chain = 0.0, store.chain(name)
+    frozen, states_of = store.frozen_view(chain[-2]), store.states(name)
     above = [store.states(owner) for owner in reversed(chain[1:-1])]
-    rows = dict(zip(samples.SHAPES, store.decoded(name).metadata["layers"]))
-    for layer, kept in samples.expand(masks, samples.make_graph(store.architecture.groups[0].size // 6)).items():
-        ancestors = [states[layer] for states in above][: rows[layer][1]]
-        seen = {}
-        for slot in zip(*np.nonzero(kept)):
-            context = (bool(frozen[layer].present[slot]), *(int(states[slot]) for states in ancestors))
-            seen.setdefault(context, []).append(int(states_of[layer][slot]))
-        seen["codes"] = store.decoded(name).layers[layer].codes.codes.tolist()
-        for symbols in seen.values():
-            bits -= sum(n * math.log2(n / len(symbols)) for n in (symbols.count(s) for s in set(symbols)))
+    for layer, held in store.layers(name):
+        kept = graph_masks[layer.name]
+        rows = []
+        for output in range(layer.shape[0]):
+            places = [(output, *place) for place in np.argwhere(kept[output])]
+            uses = [[bool(states[layer.name][tuple(place)]) for states in above] + [False] * 7 for place in places]
+            rows.append(
+                [
+                    (int(states_of[layer.name][tuple(place)]), bool(frozen[layer.name].present[tuple(place)]), tuple(used))
+                    for place, used in zip(places, uses)
+                ]
+            )
+        if held.form is not None:
+            bits += slow_layer_bits(held.form, rows) + entropy([held.own.codes.tolist()])
+            if held.own.refinement is not None:
+                bits += entropy([held.own.refinement.codes.tolist()])
+        elif held.own is not None:
+            bits += entropy([held.own.signs[kept].tolist()])
     return bits
 
 
 def test_files_are_near_the_entropy(tmp_path):
     store = build(tmp_path / "store", width=8)
-    report = inspect_store(store)
+    report, by_owner = inspect_store(store), entropy_bits_by_owner(store)
     bits = 0.0
-    for index, entry in enumerate(store.entries):
-        own = slow_entropy_bits(store, index)
+    for entry in store.entries:
+        masks = samples.expand(store.weights(entry.name).unit_masks, samples.make_graph(8))
+        own = slow_entropy_bits(store, entry.name, masks)
         assert own > 5000
-        np.testing.assert_allclose(own, owner_entropy_bits(store, entry.name), rtol=1e-9)
+        np.testing.assert_allclose(own, by_owner[entry.name], rtol=1e-9)
         bits += own
         kinds = next(part for part in report["parts"] if part["path"] == entry.path)["breakdown"]
         assert own / 8 <= kinds["masks"] + kinds["values"] <= 1.05 * own / 8 + 1024
     for codes in store.trunk().layers.values():
-        counts = np.bincount(codes.codes)
-        counts = counts[counts > 0]
-        bits -= float((counts * np.log2(counts / counts.sum())).sum())
+        bits += entropy([codes.codes.tolist()])
     assert report["entropy_bytes"] == math.ceil(bits / 8)
+
+
+def test_entropy_of_every_form(tmp_path):
+    store, layouts = samples.build_forms(tmp_path / "store")
+    by_owner = entropy_bits_by_owner(store)
+    for entry in store.entries:
+        masks = samples.expand(store.part(entry.name).unit_masks, samples.make_graph(samples.FORMS_WIDTH))
+        np.testing.assert_allclose(by_owner[entry.name], slow_entropy_bits(store, entry.name, masks), rtol=1e-9, err_msg=entry.name)
+    assert layouts == set(range(6))
+
+
+def test_allocation_counts_every_bit(tmp_path):
+    store = build(tmp_path / "store")
+    words = allocation(store)
+    for layer in store.architecture.layers:
+        taken = np.full(layer.shape, 4)  # the trunk
+        by_owner = {"trunk": 4 * layer.size}
+        for entry in store.entries:
+            own = store.states(entry.name)[layer.name] == samples.OWN
+            taken += 4 * own
+            by_owner[entry.name] = 4 * int(own.sum())
+        bits, slots = np.unique(taken, return_counts=True)
+        assert words[layer.name].allocated == dict(zip(bits.tolist(), slots.tolist()))
+        assert words[layer.name].by_owner == {name: bits for name, bits in by_owner.items() if bits}
+        assert words[layer.name].free_bits == 32 * layer.size - taken.sum()
+    report = inspect_store(store)["layers"]
+    assert [row["name"] for row in report] == list(words) and report[0]["slots"] == 54 and report[0]["word_bits"] == 32
+
+
+def test_planes_refinements_and_revisions_are_allocated_as_they_are(tmp_path):
+    store, _ = samples.build_forms(tmp_path / "store")
+    words = allocation(store)["fc"]
+    planes = next(held for layer, held in store.layers("plane") if layer.name == "fc")
+    assert words.by_owner["plane"] == int((planes.states == samples.REFINE).sum())
+    refined = store.states("refined")["fc"]
+    assert words.by_owner["refined"] == 2 * int((refined == samples.OWN).sum()) + 3 * int((refined == samples.REFINE).sum())
+    assert "beside" not in words.by_owner

@@ -8,7 +8,7 @@ import pytest
 
 from tsn_toolkit.contracts import GroupMember, HeadState, LayerCodes, LayerRecord, ModelGraph, TaskResult, TrunkResult, UnitGroup
 from tsn_toolkit.store.inspect import sharing_matrix
-from tsn_toolkit.store.lineage import slot_context
+from tsn_toolkit.store.layer_blobs import known_slots
 from tsn_toolkit.store.part import read_part
 from tsn_toolkit.store.store import Store
 
@@ -59,10 +59,18 @@ B_CODES, B_BOOK, B_Q = [5, 0], [-8, -6, -4, -2, 2, 4, 6, 8], [[7, 4, 1], [-8, -5
 B_VALUES = bytes.fromhex("05")  # 5 | 0 << 3
 B_VIEW = [[7, 4, 1], [-8, -5, -1]]
 
-# Mask tables: every slot has context 1 (the trunk is everywhere). Counts of a: 2 2 2 -> floor(2 * 32768 / 6) = 10922 each, the missing 2 go to the
-# first of the largest: PRUNED 10924 = 2aac, REUSE 10922 = 2aaa. Counts of b: 1 3 2 -> 5461, 16384, 10922, missing 1: PRUNED 5461 = 1555, REUSE
-# 16385 = 4001. (With a's symbols as context b would need three tables: more bytes, so depth 0.)
-A_TABLE, B_TABLE = bytes.fromhex("ac2aaa2a"), bytes.fromhex("55150140")
+# Masks, by docs/store-format.md: layout 0, marks 0 (used slots), no ancestors as context: 00; one word; the chances of the two runs.
+#
+# a: mask bits 110011, 4 of 6 set: F[88 hex] = 22016 of 32768 is nearest to two thirds. Of the four used slots, all present, REUSE is bits 0 1 0 1,
+# half of them: chance 125 = 7d. Decoding ends with state 0; before the last symbol (number 10 of 16, each 2**20) it is 10 * 2**20. The first symbol
+# is 51 of 64 with 4 ones: p = 1 + (2**24 - 64) * 22016**4 * 10752**2 // 2**90 = 368088, and the 51 symbols before it, by number of ones k = 0..5:
+# 1, 6, 15, 18, 9, 2 of them with 20939, 42875, 87792, 179764, 368088, 753703, sum to 9651019. 10 * 2**20 = 28 * 368088 + 179296, so the word is
+# 28 * 2**24 + 9651019 + 179296 = 1c95ffab hex.
+A_MASKS = bytes.fromhex("00 01 abff951c 88 7d")
+# b: mask bits 111110, 5 of 6 set: F[98 hex] = 27392; of the five used slots REUSE is 1 0 1 0 1, three of five: F[83 hex] = 19456. The second symbol,
+# 21 of 32, begins at 8856324, so that is the state before it; the first, 31 of 64, begins at 1628958 and has 1123561.
+# 8856324 = 7 * 1123561 + 991397, so the word is 7 * 2**24 + 1628958 + 991397 = 0727fbc3 hex.
+B_MASKS = bytes.fromhex("00 01 c3fb2707 98 83")
 
 
 def task(name: str, parent: str, states: list, codes: list, book: list, bit_width: int) -> TaskResult:
@@ -90,15 +98,16 @@ def test_frozen_views(store):
 
 
 def test_bytes_in_the_files(store):
-    for path, values, masks in (
-        ("trunk.safetensors", TRUNK_VALUES, b""),
-        ("tasks/000-a.safetensors", A_VALUES, A_TABLE),
-        ("tasks/001-b.safetensors", B_VALUES, B_TABLE),
+    # Every scale is 1: half vectors f2 (exponent -14) 0074 0074 (2**14); the tasks' are as their parent's: 00. Head codes 1 -2 3 4 plus 8: 9 6 11 12.
+    head = bytes.fromhex("04 00 69cb f200740074 f200740074")
+    for path, layers, values, masks, codebook, scales in (
+        ("trunk.safetensors", "02", TRUNK_VALUES, b"", "feff0103", "01 f200740074"),
+        ("tasks/000-a.safetensors", "01", A_VALUES, A_MASKS, "fb07", "00"),
+        ("tasks/001-b.safetensors", "03", B_VALUES, B_MASKS, "f8fafcfe02040608", "00"),
     ):
         _, blobs = read_part((store.path / path).read_bytes())
-        assert blobs["values"] == values
-        # The symbols follow the tables: 6 symbols of 1.6 bits fit one 32-bit word.
-        assert blobs["masks"][: len(masks)] == masks and len(blobs["masks"]) == len(masks) + (4 if masks else 0)
+        assert blobs["values"] == b"\0" + values and blobs["masks"] == masks and blobs["head"] == head
+        assert (blobs["layers"].hex(), blobs["codebooks"].hex(), blobs["scales"]) == (layers, codebook, bytes.fromhex(scales))
 
 
 def test_states_come_back(store):
@@ -114,9 +123,10 @@ def test_sharing(store):
 
 
 def test_context_holds_the_task_ancestors_and_not_the_trunk(store):
-    layer, kept = store.architecture.layers[0], np.ones((2, 3), bool)
-    assert slot_context(store.decoded("trunk"), layer, kept).numbers(0).tolist() == [1] * 6
-    assert not slot_context(store.decoded("trunk"), layer, kept).ancestors
-    # A child of b: 1 + 2 * (symbol of b) + 6 * (symbol of a), slot by slot.
-    assert slot_context(store.decoded("b"), layer, kept).numbers(2).tolist() == [1 + 2 + 12, 1 + 4 + 6, 1 + 2 + 0, 1 + 4 + 0, 1 + 2 + 12, 1 + 0 + 6]
-    assert len(slot_context(store.decoded("b"), layer, kept).ancestors) == 2
+    (layer, trunk), = store.layers("trunk")
+    (_, b), = store.layers("b")
+    kept = store.architecture.kept_slots({}, layer)
+    assert known_slots(trunk.below, kept).contexts(0).tolist() == known_slots(trunk.below, kept).contexts(7).tolist() == [1] * 6
+    # A child of b: 1 + 2 * (a uses the slot) + 4 * (b uses it), slot by slot.
+    assert known_slots(b.below, kept).contexts(2).tolist() == [1 + 2 + 4, 1 + 2 + 4, 1 + 4, 1 + 4, 1 + 2 + 4, 1 + 2]
+    assert known_slots(b.below, kept).contexts(1).tolist() == [3, 3, 3, 3, 3, 1]

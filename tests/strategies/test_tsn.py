@@ -1,11 +1,17 @@
 """`tsn` keeps to the plan: units, densities, bit widths, and codebooks of own weights alone."""
 
+import functools
+
 import learning_samples as samples
 import numpy as np
 import pytest
 
+from tsn_toolkit.contracts import LayerCodes, LayerPlanes
+from tsn_toolkit.extract import masked_model
 from tsn_toolkit.masks.top import keep_count
+from tsn_toolkit.parts.slots import layer_integers
 from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer.loop import evaluate
 
 
 @pytest.fixture
@@ -77,3 +83,116 @@ def test_foldable_gains_stay_positive(store):
     result = samples.learn("tsn", samples.make_context(store, samples.make_data(), learning_rate=1.0), min_gain=0.05)
     for name, group in (("bn1", "conv1"), ("bn2", "conv2"), ("bn3", "conv2"), ("bn4", "conv4")):
         assert (result.norms[name].gain[result.unit_masks[group]] > 0).all()
+
+
+FIRST, SECOND = samples.make_data(), samples.make_data("second", (3, 4, 5))
+OPTIONS = {
+    "plain": ({}, {}),
+    "erk": ({"density_by_layer": "erk", "density": 0.2}, {}),
+    "learned": ({"density_by_layer": "learned", "density": 0.2}, {}),
+    "blocks": ({"granularity": "block(4)"}, {}),
+    "n of m": ({"granularity": "2:4"}, {}),
+    "units": ({"granularity": "unit", "bit_width": 2}, {}),
+    "planes": ({"encoding": "planes", "units_keep": 1.0}, {}),
+    "mixed": (
+        {"units_keep": 1.0, "density_by_layer": "learned", "layer_overrides": {"conv3": {"encoding": "planes"}, "conv4": {"granularity": "1:3"}}},
+        {},
+    ),
+    "reuse": ({}, {"reuse_bonus": 2.0}),
+    "refined": ({}, {"refine_bits": 2, "refine_share": 0.3}),
+}
+
+
+CASES = [(name, "seed") for name in OPTIONS] + [(name, "checkpoint") for name in ("learned", "blocks", "planes", "mixed")]
+
+
+def learn_over(store, data, parent, name):
+    settings, options = OPTIONS[name]
+    return samples.learn("tsn", samples.make_context(store, data, parent=parent, plan=samples.plan(**settings), epochs=2), **options)
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    """(name, kind) -> a store with two tasks, the second a child of the first, and their results; learned once."""
+
+    @functools.cache
+    def learned(name, kind):
+        store = Store.create(tmp_path_factory.mktemp("options") / "store", trunk=samples.trunk(kind), graph=samples.graph(), recipe={})
+        results = []
+        for data, parent in ((FIRST, "trunk"), (SECOND, "first")):
+            results.append(learn_over(store, data, parent, name))
+            store.commit(results[-1], {})
+        return Store.open(store.path), results
+
+    return learned
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_every_option_is_stored_as_it_was_validated(name, kind, two_tasks):
+    store, results = two_tasks(name, kind)
+    for result, data in zip(results, (FIRST, SECOND), strict=True):
+        model = masked_model(samples.factory, samples.graph(), store.weights(result.name))
+        loss, accuracy = evaluate(model, data.validation, data, samples.CPU)
+        assert accuracy == result.validation["accuracy"] and loss == pytest.approx(result.validation["loss"], rel=1e-6)
+        for layer, stored in result.layers.items():
+            inherited = store.frozen_view(result.parent)[layer].q
+            np.testing.assert_array_equal(store.weights(result.name).q[layer], layer_integers(stored, inherited) * kept(result, layer))
+    assert kind == "checkpoint" or max(result.validation["accuracy"] for result in results) > 0.45, "three classes: no better than guessing"
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_every_option_gives_the_same_bytes_again(name, kind, two_tasks, tmp_path):
+    store, (first, _) = two_tasks(name, kind)
+    other = Store.create(tmp_path / "store", trunk=samples.trunk(kind), graph=samples.graph(), recipe={})
+    other.commit(first, {})
+    other.commit(learn_over(other, SECOND, "first", name), {})
+    for entry in store.entries:
+        assert (store.path / entry.path).read_bytes() == (other.path / entry.path).read_bytes()
+
+
+def kept(result, layer):
+    """Int8 mask of the slots inside the units that stay."""
+    slots = samples.graph().layer(layer).shape
+    rows, columns = {"conv1": ("conv1", None), "conv2": ("conv2", "conv1"), "conv3": ("conv2", "conv2"), "conv4": ("conv4", "conv2")}[layer]
+    mask = np.ones(slots, np.int8)
+    if rows in result.unit_masks:
+        mask[~result.unit_masks[rows]] = 0
+    if columns in result.unit_masks:
+        mask[:, ~result.unit_masks[columns]] = 0
+    return mask
+
+
+def test_options_do_what_they_say(two_tasks):
+    """Over a seed trunk: what the layers are made of."""
+    made = {name: two_tasks(name, "seed")[1] for name in OPTIONS}
+    for codes in made["blocks"][1].layers.values():
+        assert codes.granularity == "block(4)"
+    assert {name: type(layer) for name, layer in made["planes"][1].layers.items()} == {
+        "conv1": LayerCodes, "conv2": LayerCodes, "conv3": LayerPlanes, "conv4": LayerPlanes
+    }
+    assert isinstance(made["mixed"][1].layers["conv3"], LayerPlanes) and made["mixed"][1].layers["conv4"].granularity == "1:3"
+
+    def common(first, second):
+        """Fraction of the first task's slots that the second uses too."""
+        used = {name: (first.layers[name].states != 0, second.layers[name].states != 0) for name in first.layers}
+        return sum((a & b).sum() for a, b in used.values()) / sum(a.sum() for a, _ in used.values())
+
+    assert common(*made["reuse"]) > common(*made["plain"]) + 0.1
+    refined = {name: (codes.states == 3).sum() for name, codes in made["refined"][1].layers.items()}
+    assert sum(refined.values()) > 0 and all(made["refined"][1].layers[name].refinement.bit_width == 2 for name, count in refined.items() if count)
+    assert all(codes.refinement is None for codes in made["refined"][0].layers.values()), "nothing to refine over a seed"
+    counts = [{name: (codes.states != 0).sum() for name, codes in result.layers.items()} for result in made["learned"]]
+    planned = [keep_count(layer.density, inside(made["learned"][0], layer.name)) for layer in samples.plan(**OPTIONS["learned"][0]).layers]
+    assert [sum(count.values()) for count in counts] == [sum(planned)] * 2
+    assert list(counts[0].values()) != planned and counts[0] != counts[1], "each task divides the budget by its own scores"
+
+
+@pytest.mark.parametrize("store", ["checkpoint"], indirect=True)
+def test_uniform_and_learned_divide_a_trained_trunk_s_budget_differently(store):
+    results = {
+        rule: samples.learn("tsn", samples.make_context(store, samples.make_data(), plan=samples.plan(density=0.2, density_by_layer=rule)))
+        for rule in ("uniform", "learned")
+    }
+    owned = {rule: {name: int((codes.states == 2).sum()) for name, codes in result.layers.items()} for rule, result in results.items()}
+    assert owned["uniform"] == {name: keep_count(0.2, inside(results["uniform"], name)) for name in owned["uniform"]}
+    assert owned["learned"] != owned["uniform"]

@@ -1,6 +1,7 @@
 """The dense networks that every task is compared with."""
 
 import copy
+import dataclasses
 
 import learning_samples as samples
 import pytest
@@ -25,6 +26,16 @@ def test_train_dense_learns_the_task_the_same_way_every_time(context):
     assert evaluate(model, context.data.test, context.data, samples.CPU)[1] >= 0.8
     again = train_dense(context)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_start_gives_every_weight_but_the_head(context):
+    start = {name: tensor + 0.25 for name, tensor in samples.trained_net().state_dict().items() if tensor.is_floating_point()}
+    standing_still = dataclasses.replace(context, learning_rate=1e-12, settings=dataclasses.replace(context.settings, weight_decay=0.0))
+    found, cold = train_dense(standing_still, start).state_dict(), train_dense(standing_still).state_dict()
+    for name in ("conv1.weight", "conv4.weight", "bn2.bias"):
+        torch.testing.assert_close(found[name], start[name], rtol=0, atol=1e-6)
+        assert not torch.allclose(cold[name], start[name], atol=0.01)
+    assert torch.equal(found["head.weight"], cold["head.weight"])
 
 
 def test_restrict_head_keeps_the_named_logits_in_order():

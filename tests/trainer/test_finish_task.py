@@ -10,13 +10,16 @@ import torch
 from torch import nn
 
 from tsn_toolkit.contracts import Split
+from tsn_toolkit.extract import masked_model
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.numerics.half import round_half
+from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.trainer.context import starting_model
+from tsn_toolkit.trainer.context import Precision, starting_model
 from tsn_toolkit.trainer.finish_task import finish_task
+from tsn_toolkit.trainer.loop import evaluate
 
 
 def make_mlp():
@@ -90,3 +93,33 @@ def test_claims_are_measured_on_the_final_integers(finish):
     assert result.validation["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, y)), rel=1e-5)
     assert result.classes == (0, 1, 2)
     assert result.ranges and all(span.scale > 0 for span in result.ranges.values())
+
+
+@pytest.mark.parametrize(("vectors", "head_bits"), [("half", 3), ("int8", 8), ("int8", 4)])
+@pytest.mark.parametrize("kind", ["seed", "checkpoint"])
+def test_what_is_stored_in_few_bits_is_what_was_validated(tmp_path, kind, vectors, head_bits):
+    store = Store.create(tmp_path / "store", trunk=samples.trunk(kind), graph=samples.graph(), recipe={})
+    precision = Precision(vectors=vectors, head_bits=head_bits)
+    for position, data in enumerate((samples.make_data(), samples.make_data("second", (5, 3, 4)))):
+        parent = "trunk" if kind == "checkpoint" or not position else "first"
+        result = samples.learn("tsn", samples.make_context(store, data, parent=parent, precision=precision))
+        assert result.vector_precision == vectors
+        assert np.abs(result.head.codes.astype(int)).max() == 2 ** (head_bits - 1) - 1
+        vectors_of = [codes.scale for codes in result.layers.values()] + [norm.gain for norm in result.norms.values()]
+        vectors_of += [norm.shift for norm in result.norms.values()] + [result.head.scale, result.head.bias]
+        for vector in vectors_of:
+            np.testing.assert_array_equal(round_vector(vector, vectors), vector)
+        store.commit(result, {})
+        model = masked_model(samples.factory, samples.graph(), Store.open(store.path).weights(data.name))
+        loss, accuracy = evaluate(model, data.validation, data, samples.CPU)
+        assert accuracy == result.validation["accuracy"]
+        assert loss == pytest.approx(result.validation["loss"], rel=1e-6)
+
+
+def test_int8_vectors_take_fewer_bytes(tmp_path):
+    sizes = {}
+    for vectors in ("half", "int8"):
+        store = Store.create(tmp_path / vectors, trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+        store.commit(samples.learn("tsn", samples.make_context(store, samples.make_data(), precision=Precision(vectors=vectors))), {})
+        sizes[vectors] = store.entry("first").size_bytes
+    assert sizes["int8"] < sizes["half"]

@@ -12,7 +12,8 @@ from torch import nn
 
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
-from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, reestimate_norms_, training_batches
+from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, training_batches
+from tsn_toolkit.trainer.norms import reestimate_norms_, restate_norms_
 
 
 def all_parameters(model):
@@ -260,3 +261,28 @@ def test_nothing_to_reestimate_leaves_statistics_alone():
     model[0].running_mean.fill_(3.0)
     reestimate_norms_(model, [])
     assert model[0].running_mean.tolist() == [3.0, 3.0]
+
+
+def test_restated_norms_compute_the_same_and_have_the_inputs_statistics():
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    for norm in (model[1], model[4]):
+        norm.weight.data.uniform_(0.5, 20.0, generator=generator)
+        norm.bias.data.normal_(generator=generator)
+    x = torch.randn(16, 1, 8, 8, generator=generator)
+    before = model(x)
+    restate_norms_(model, x)
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
+    for norm in (model[1], model[4]):
+        assert not torch.equal(norm.running_var, torch.ones(4))
+    features = model[0](x)
+    torch.testing.assert_close(model[1].running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.train()(x), before, rtol=1e-3, atol=1e-3)  # the batch's own statistics are now the running ones
+
+
+def test_restating_a_norm_whose_input_never_varies_undoes_its_folding():
+    norm = nn.BatchNorm2d(2).eval()
+    norm.weight.data.fill_(float(norm.eps**-0.5))
+    norm.running_var.fill_(1.0 - norm.eps)
+    restate_norms_(norm, torch.zeros(4, 2, 3, 3))
+    torch.testing.assert_close(norm.weight.data, torch.ones(2))

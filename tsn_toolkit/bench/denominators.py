@@ -9,8 +9,9 @@ separate_encoded   every task of the store alone in a store of its own, through 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,11 +22,20 @@ from tsn_toolkit.contracts import LayerCodes, ModelGraph, TaskResult, TaskWeight
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.vocabulary import TRUNK, SlotState
+from tsn_toolkit.vocabulary import TRUNK, SlotState, VectorPrecision
 
 
-def measure_denominators(factory: Callable[[], nn.Module], graph: ModelGraph, store: Store) -> dict[str, int]:
-    """Bytes of every denominator for the tasks that the store holds now."""
+def measure_denominators(
+    factory: Callable[[], nn.Module], graph: ModelGraph, store: Store, *, granularity: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, int]:
+    """Bytes of every denominator for the tasks that the store holds now.
+
+    Args:
+        factory: makes the pristine module.
+        graph: of that module.
+        store: any number of tasks.
+        granularity: layer name -> granularity of the masks, which the encoder makes use of; `element` for layers that it does not name.
+    """
     weights = [store.weights(entry.name) for entry in store.entries]
     heads = [len(task.classes) for task in weights]
     with tempfile.TemporaryDirectory() as name:
@@ -34,7 +44,9 @@ def measure_denominators(factory: Callable[[], nn.Module], graph: ModelGraph, st
             "dense_fp32": _write_dense(factory(), graph.head, heads, folder / "dense.safetensors"),
             "separate_fp32": sum(_write_dense(factory(), graph.head, [n], folder / f"fp32-{i}.safetensors") for i, n in enumerate(heads)),
             "separate_int8": sum(_write_int8(factory(), graph, n, folder / f"int8-{i}.safetensors") for i, n in enumerate(heads)),
-            "separate_encoded": sum(_write_alone(task, graph, folder / f"store-{i}") for i, task in enumerate(weights)),
+            "separate_encoded": sum(
+                _write_alone(task, store.part(task.name).precision, granularity, graph, folder / f"store-{i}") for i, task in enumerate(weights)
+            ),
         }
 
 
@@ -75,11 +87,11 @@ def _write_int8(model: nn.Module, graph: ModelGraph, classes: int, path: Path) -
     return path.stat().st_size
 
 
-def _write_alone(task: TaskWeights, graph: ModelGraph, folder: Path) -> int:
+def _write_alone(task: TaskWeights, precision: VectorPrecision, granularity: Mapping[str, str], graph: ModelGraph, folder: Path) -> int:
     """One task with every slot its own. The codebook holds the distinct integers that the task uses, so that the model is the same to the bit."""
     trunk = TrunkResult(kind="seed", seed=0, layers={}, norms={}, biases={}, head=None)
     store = Store.create(folder, trunk=trunk, graph=graph, recipe={})
-    layers = {name: _own_layer(q, task.scale[name]) for name, q in task.q.items()}
+    layers = {name: _own_layer(q, task.scale[name], granularity.get(name, "element")) for name, q in task.q.items()}
     store.commit(
         TaskResult(
             name=task.name,
@@ -93,17 +105,18 @@ def _write_alone(task: TaskWeights, graph: ModelGraph, folder: Path) -> int:
             biases=task.biases,
             head=task.head,
             ranges=task.ranges,
+            vector_precision=precision,
         ),
         {},
     )
     return folder_bytes(folder)
 
 
-def _own_layer(q: np.ndarray, scale: np.ndarray) -> LayerCodes:
+def _own_layer(q: np.ndarray, scale: np.ndarray, granularity: str = "element") -> LayerCodes:
     values = np.unique(q[q != 0])
     bit_width = max(1, int(np.ceil(np.log2(max(len(values), 2)))))
     padding = np.full(2**bit_width - len(values), values[-1] if len(values) else 0, np.int8)
     codebook = np.concatenate([values, padding]).astype(np.int8)
     states = np.where(q != 0, SlotState.OWN, SlotState.PRUNED).astype(np.uint8)
     codes = np.searchsorted(values, q[q != 0]).astype(np.uint8)
-    return LayerCodes(states=states, codes=codes, codebook=codebook, bit_width=bit_width, scale=scale)
+    return LayerCodes(states=states, codes=codes, codebook=codebook, bit_width=bit_width, scale=scale, granularity=granularity)

@@ -15,6 +15,7 @@ import numpy as np
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.child import latencies_ms
 from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.processor import session_entries
 
 
 def bench_onnxruntime(
@@ -47,7 +48,8 @@ def bench_onnxruntime(
         raise GateError(f"A benchmark needs threads, rounds, batches >= 1 and seconds > 0, got {threads}, {rounds}, {tuple(batches)}, {seconds}.")
     manifest = read_manifest(package)
     target = manifest["target"]
-    models = {"": (package / manifest["model_file"], target["session_options"])}
+    entries = session_entries(target["session_options_without_vnni"])
+    models: dict[str, tuple[Path, dict[str, str]]] = {"": (package / manifest["model_file"], entries)}
     if dense_fp32 is not None:
         models["dense_fp32_"] = (dense_fp32, {})
     result: dict[str, Any] = {"threads": threads, "runtime": target["runtime"], "machine": platform.machine(), "warnings": []}
@@ -62,7 +64,7 @@ def bench_onnxruntime(
                     model, x, runtime=target["runtime"], options=options, threads=threads, seconds=share, warmup_seconds=share / 4
                 )
         result[f"batch_{batch}"] = _summary(times)
-        result["warnings"] += _warnings(batch, result[f"batch_{batch}"], target["session_options"])
+        result["warnings"] += _warnings(batch, result[f"batch_{batch}"], entries)
     return result
 
 
@@ -76,19 +78,10 @@ def _summary(times: dict[str, list[float]]) -> dict[str, float | int]:
     return numbers
 
 
-def _warnings(batch: int, numbers: dict[str, float | int], options: dict[str, str]) -> list[str]:
+def _warnings(batch: int, numbers: dict[str, float | int], entries: dict[str, str]) -> list[str]:
     if numbers.get("speedup", 1.0) >= 1.0:
         return []
     reason = "small layers spend their time between kernels"
-    if options.get("session.x64quantprecision") == "1" and not processor_has_vnni():
+    if entries:
         reason = "this processor has no VNNI instructions, and the exact int8 kernels it needs are slow"
     return [f"batch {batch}: int8 takes {numbers['median']:.3g} ms, dense fp32 {numbers['dense_fp32_median']:.3g} ms; likely reason: {reason}."]
-
-
-def processor_has_vnni() -> bool:
-    """Whether the processor's flags name int8 dot products (x86 VNNI or ARM dot product); False where they cannot be read."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return any(flag in ("avx512_vnni", "avx_vnni", "asimddp") for flag in flags)

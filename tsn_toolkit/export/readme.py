@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tsn_toolkit.export.processor import INT8_DOT_FLAGS
+
 _TEMPLATE = '''# {task} for {target}
 
 One task as an INT8 model ({model_bytes_note}). It needs numpy and {runtime} >= {minimum_version}.
@@ -14,6 +16,8 @@ Input `{input_name}`: float32 {input_shape}, {preprocessing}. Output `{output_na
 Run this in the package's folder:
 
 ```python
+import pathlib
+
 import numpy as np
 import onnxruntime
 
@@ -39,9 +43,9 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
         manifest: of the package.
     """
     target = manifest["target"]
-    options = target["session_options"]
+    entries = target["session_options_without_vnni"]
     given, wanted = manifest["inputs"][0], manifest["outputs"][0]
-    why = "\nSet the session entries above in your own code too: without them some processors answer wrongly.\n" if options else ""
+    why = "\nKeep the session entry in your own code: on x86 without VNNI answers are wrong without it, elsewhere it costs time.\n" if entries else ""
     return _TEMPLATE.format(
         task=manifest["task"],
         target=target["name"],
@@ -54,12 +58,25 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
         output_name=wanted["name"],
         output_shape=_shape(wanted["shape"]),
         labels=", labels " + ", ".join(str(label) for label in manifest["labels"]) if manifest["labels"] else "",
-        entries="".join(f'options.add_session_config_entry("{entry}", "{value}")\n' for entry, value in sorted(options.items())),
+        entries=_entries(entries),
         model_file=manifest["model_file"],
         golden_file="golden.npz",
         output_step=manifest["output_step"],
         why=why,
     )
+
+
+def _entries(without_vnni: Mapping[str, str]) -> str:
+    """Code that sets the session entries where the processor needs them."""
+    if not without_vnni:
+        return ""
+    lines = [
+        'cpuinfo = pathlib.Path("/proc/cpuinfo")',
+        "flags = cpuinfo.read_text().split() if cpuinfo.exists() else []",
+        f"if not any(flag in flags for flag in {INT8_DOT_FLAGS!r}):",
+        *(f'    options.add_session_config_entry("{entry}", "{value}")' for entry, value in sorted(without_vnni.items())),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _shape(shape: list[Any]) -> str:

@@ -2,6 +2,9 @@
 
 Bit k of value i is bit `i * width + k` of the stream; bit n of the stream is bit `n % 8` (0 = least significant) of byte `n // 8`. The unused bits of
 the last byte are zero.
+
+Eight values of up to 8 bits are handled as one 64-bit word: three shifts spread them from neighbouring fields of `width` bits to one byte each, or
+bring them back together.
 """
 
 from typing import Any
@@ -12,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from tsn_toolkit.numerics.errors import NumericsError
 
 MAX_WIDTH = 16
+
+_CHUNK = 8192
+"""64-bit words handled at a time: few enough to stay in a processor's cache."""
 
 
 def packed_size_bytes(count: int, width: int) -> int:
@@ -36,9 +42,13 @@ def pack_bits(values: ArrayLike, width: int) -> bytes:
     array = np.asarray(values)
     if array.size and not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
         raise NumericsError(f"values to pack must be integers, got dtype {array.dtype}")
-    flat = array.reshape(-1).astype(np.int64)
+    flat = array.reshape(-1)
     if flat.size and (flat.min() < 0 or flat.max() >= 1 << width):
         raise NumericsError(f"values of {width} bits must lie in [0, {1 << width}), got {flat.min()}..{flat.max()}")
+    if width <= 1:
+        return np.packbits(flat.astype(np.bool_), bitorder="little").tobytes() if width else b""
+    if width <= 8:
+        return _gather(flat, width)[: packed_size_bytes(len(flat), width)]
     bits = (flat.astype(np.uint16)[:, None] >> np.arange(width, dtype=np.uint16)) & np.uint16(1)
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
 
@@ -63,15 +73,73 @@ def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.unsignedinteg
     expected = packed_size_bytes(count, width)
     if len(data) != expected:
         raise NumericsError(f"{count} values of {width} bits take {expected} bytes, got {len(data)}")
-    dtype: type[np.unsignedinteger[Any]] = np.uint8 if width <= 8 else np.uint16
-    if width == 0:
-        return np.zeros(count, dtype)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    if bits[count * width :].any():
+    used = count * width % 8
+    if used and data[-1] >> used:
         raise NumericsError(f"the last byte of {count} values of {width} bits has a bit set beyond the last value")
-    planes = bits[: count * width].reshape(count, width).astype(dtype)
-    values: NDArray[np.unsignedinteger[Any]] = np.bitwise_or.reduce(planes << np.arange(width, dtype=dtype), axis=1)
+    if width == 0:
+        return np.zeros(count, np.uint8)
+    raw = np.frombuffer(data, np.uint8)
+    if width == 1:
+        return np.unpackbits(raw, count=count, bitorder="little")
+    if width <= 8:
+        return _spread(raw, width)[:count]
+    planes = np.unpackbits(raw, count=count * width, bitorder="little").reshape(count, width).astype(np.uint16)
+    values: NDArray[np.unsignedinteger[Any]] = np.bitwise_or.reduce(planes << np.arange(width, dtype=np.uint16), axis=1)
     return values
+
+
+def _gather(values: NDArray[Any], width: int) -> bytes:
+    """Packed bytes of values of 2..8 bits, filled up with zeros to whole 64-bit words."""
+    steps = _steps(width, 64)
+    rows = np.empty((-(-len(values) // 8), width), np.uint8)
+    for first in range(0, len(rows), _CHUNK):
+        part = values[8 * first : 8 * (first + _CHUNK)]
+        padded = np.zeros(8 * min(_CHUNK, len(rows) - first), np.uint8)
+        padded[: len(part)] = part
+        words = padded.view("<u8")
+        for shift, low, high in reversed(steps):
+            words = (words & low) | ((words & high) >> shift)
+        rows[first : first + len(words)] = words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
+    return rows.tobytes()
+
+
+def _spread(raw: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Values of 2..8 bits, one per byte, and zeros up to a whole word."""
+    # A byte of 2, 4 or 8 bits each holds whole values, and its own word is enough; else eight values fill `width` bytes.
+    source, fields = (1, 8 // width) if 8 % width == 0 else (width, 8)
+    steps = _steps(width, 8 * fields)
+    values = np.empty((-(-len(raw) // source), fields), np.uint8)
+    for first in range(0, len(values), _CHUNK):
+        part = raw[source * first : source * (first + _CHUNK)]
+        if source == 1:
+            words = part.astype(f"<u{fields}")
+        else:
+            words = _padded_rows(part, source).view("<u8")
+        for shift, low, high in steps:
+            words = (words & low) | ((words << shift) & high)
+        values[first : first + len(words)] = words.astype(f"<u{fields}").view(np.uint8).reshape(-1, fields)
+    return values.reshape(-1)
+
+
+def _padded_rows(raw: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Rows of `width` bytes, filled up with zeros to eight."""
+    rows = np.zeros((-(-len(raw) // width), 8), np.uint8)
+    whole = len(raw) // width
+    rows[:whole, :width] = raw[: whole * width].reshape(whole, width)
+    rows[whole:, : len(raw) - whole * width] = raw[whole * width :]
+    return rows
+
+
+def _steps(width: int, word_bits: int) -> list[tuple[np.unsignedinteger[Any], ...]]:
+    """From neighbouring fields to one byte each: how far the upper halves of 64, 32, 16 bits move, masks of what stays and of what moved."""
+    word = np.dtype(f"u{word_bits // 8}").type
+    steps: list[tuple[np.unsignedinteger[Any], ...]] = []
+    for size in (64, 32, 16):
+        if size <= word_bits:
+            half = size // 16 * width  # bits that half of the values of `size` bits take before the step
+            low = sum((1 << half) - 1 << start for start in range(0, word_bits, size))
+            steps.append((word(size // 2 - half), word(low), word(low << size // 2)))
+    return steps
 
 
 def _check_width(width: int) -> None:

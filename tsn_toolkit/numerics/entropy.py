@@ -1,6 +1,6 @@
 """Entropy coding of symbol sequences with stored integer frequencies.
 
-Symbols come in runs; all symbols of one run share one table of integer frequencies that sum to `TOTAL`. One ANS stream (constriction) holds all runs
+Symbols come in runs; all symbols of one run share one table of integer frequencies that sum to `TOTAL`. One ANS stream (constriction) holds the runs
 in order. Symbols of frequency 0 are left out of the model, so that no stream can decode to them; a run with a single possible symbol costs nothing.
 """
 
@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tsn_toolkit.numerics.errors import NumericsError
+from tsn_toolkit.numerics.lookup import look_up
+from tsn_toolkit.numerics.streams import coder_of, words_of
 
 TOTAL = 1 << 15
 """Sum of a frequency table: all of them fit an unsigned 16-bit integer."""
 
-_WORD_BYTES = 4
+_IMPOSSIBLE = 255  # an alphabet of 256 symbols in which one is impossible has no rank 255
+_CHUNK = 1 << 18
+"""Symbols handed to the coder at a time: its 32-bit symbols then take little memory."""
 
 
 def quantize_frequencies(counts: ArrayLike) -> NDArray[np.int64]:
@@ -49,7 +53,7 @@ def encode_runs(runs: Sequence[tuple[ArrayLike, ArrayLike]]) -> bytes:
         runs: for each run its symbols (n,), integers below the alphabet's size, and the frequency table (alphabet,).
 
     Returns:
-        little-endian 32-bit words; empty when every run is determined by its table.
+        ANS words (`streams.py`); none when every run is determined by its table.
 
     Raises:
         NumericsError: a symbol has frequency 0, or a table does not sum to `TOTAL`.
@@ -57,13 +61,12 @@ def encode_runs(runs: Sequence[tuple[ArrayLike, ArrayLike]]) -> bytes:
     coder = constriction.stream.stack.AnsCoder()
     for symbols, frequencies in reversed(runs):
         table = _checked_table(frequencies)
-        possible = np.flatnonzero(table)
-        wide = np.asarray(symbols, np.int64).reshape(-1)
-        if wide.size and (wide.min() < 0 or wide.max() >= len(table) or (table[wide] == 0).any()):
-            raise NumericsError(f"a symbol has frequency 0 in its table {table.tolist()[:8]}")
-        if len(possible) > 1 and wide.size:
-            coder.encode_reverse(np.searchsorted(possible, wide).astype(np.int32), _model(table[possible]))
-    return np.asarray(coder.get_compressed(), np.uint32).astype("<u4").tobytes()
+        ranks, possible = _ranks(symbols, table)
+        if len(possible) > 1:
+            model = _model(table[possible])
+            for start in reversed(range(0, len(ranks), _CHUNK)):
+                coder.encode_reverse(ranks[start : start + _CHUNK].astype(np.int32), model)
+    return words_of(coder)
 
 
 class RunDecoder:
@@ -75,9 +78,7 @@ class RunDecoder:
         Raises:
             NumericsError: `data` is not a whole number of words or ends in a zero word.
         """
-        if len(data) % _WORD_BYTES or data[-_WORD_BYTES:] == bytes(_WORD_BYTES):
-            raise NumericsError(f"a stream of {len(data)} bytes is not a whole number of 32-bit words ending in a nonzero one")
-        self._coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._coder = coder_of(data)
 
     def read(self, frequencies: ArrayLike, count: int) -> NDArray[np.uint8]:
         """The next run: `count` symbols, uint8, none of frequency 0.
@@ -89,8 +90,12 @@ class RunDecoder:
         possible = np.flatnonzero(table).astype(np.uint8)
         if count == 0 or len(possible) == 1:
             return np.full(count, possible[0], np.uint8)
-        symbols: NDArray[np.uint8] = possible[self._coder.decode(_model(table[possible]), count)]
-        return symbols
+        model = _model(table[possible])
+        ranks = np.empty(count, np.uint8)
+        for start in range(0, count, _CHUNK):
+            part = ranks[start : start + _CHUNK]
+            part[:] = self._coder.decode(model, len(part))
+        return ranks if int(possible[-1]) == len(possible) - 1 else look_up(ranks, possible)
 
     def finish(self) -> None:
         """Checks that the stream is used up, which a damaged stream rarely is.
@@ -122,6 +127,23 @@ def _checked_table(frequencies: ArrayLike) -> NDArray[np.int64]:
     if not 1 <= table.size <= 256 or table.min() < 0 or int(table.sum()) != TOTAL:
         raise NumericsError(f"a frequency table must hold 1..256 non-negative integers with sum {TOTAL}, got {table.tolist()[:8]}")
     return table
+
+
+def _ranks(symbols: ArrayLike, table: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """The symbols as ranks among those of nonzero frequency, and these."""
+    flat = np.asarray(symbols, None if np.size(symbols) else np.uint8).reshape(-1)
+    possible = np.flatnonzero(table)
+    if flat.size and (flat.min() < 0 or flat.max() >= len(table)):
+        raise NumericsError(f"a symbol has frequency 0 in its table {table.tolist()[:8]}")
+    narrow = flat.astype(np.uint8, copy=False)
+    if len(possible) == len(table):
+        return narrow, possible
+    ranks = np.full(len(table), _IMPOSSIBLE, np.uint8)
+    ranks[possible] = np.arange(len(possible))
+    ranked = look_up(narrow, ranks)
+    if (ranked == _IMPOSSIBLE).any():
+        raise NumericsError(f"a symbol has frequency 0 in its table {table.tolist()[:8]}")
+    return ranked, possible
 
 
 def _model(table: NDArray[np.int64]) -> object:

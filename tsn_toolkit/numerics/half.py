@@ -73,7 +73,8 @@ def _to_half(values: ArrayLike) -> tuple[int, NDArray[np.float16]]:
 
 
 def _from_half(exponent: int, halves: NDArray[np.float16]) -> NDArray[np.float32]:
-    wide = np.ldexp(halves.astype(np.float64), exponent)
+    with np.errstate(invalid="ignore"):  # a damaged vector may hold a signalling NaN; it is refused below
+        wide = np.ldexp(halves.astype(np.float64), exponent)
     if not (np.abs(wide) <= np.finfo(np.float32).max).all():  # also catches NaN
         raise NumericsError(f"a stored value is not a finite float32 (exponent {exponent})")
     return wide.astype(np.float32)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState
+from tsn_toolkit.contracts import HeadState, LayerCodes, LayerPlanes, ModelGraph, NormState
 from tsn_toolkit.filling import write_norm_, write_weight_
-from tsn_toolkit.parts.slots import scatter_codes, scatter_head, scatter_vector
+from tsn_toolkit.parts.plane_weight import plane_wrapped
+from tsn_toolkit.parts.slots import layer_integers, scatter_head, scatter_layer, scatter_vector
 from tsn_toolkit.parts.subnet_weight import detach_, wrapped
 from tsn_toolkit.parts.trunk import code_head, collect_biases, collect_norms
-from tsn_toolkit.vocabulary import SlotState
+from tsn_toolkit.vocabulary import VectorPrecision
 
 
 @dataclass(frozen=True)
@@ -22,38 +23,45 @@ class SmallIntegers:
     """The integers of a small module: what its weights are made of, before they go back to their slots.
 
     Attributes:
-        owned: layer name -> codes, for layers that own something or select slots.
+        owned: layer name -> codes or planes, for layers that are not shared.
         q, scale: layer name -> integers and scales of every layer, the shared ones and the head included.
         head: small classifier.
     """
 
-    owned: dict[str, LayerCodes]
+    owned: dict[str, LayerCodes | LayerPlanes]
     q: dict[str, np.ndarray]
     scale: dict[str, np.ndarray]
     head: HeadState
 
 
-def to_integers_(model: nn.Module, graph: ModelGraph, shared: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> SmallIntegers:
-    """Ends the wrapping, in place: the module's weights become exactly scale * q, the head int8.
+def to_integers_(
+    model: nn.Module,
+    graph: ModelGraph,
+    shared: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    head_bits: int = 8,
+    precision: VectorPrecision = "half",
+) -> SmallIntegers:
+    """Ends the wrapping, in place: the module's weights become exactly scale * q, the head's too.
 
     Args:
         model: small module with wrapped layers.
         graph: of the pristine module, for the head's name.
         shared: layer name -> (q, scale) of layers that are the parent's as they are.
+        head_bits: bits per code of the head, 2..8.
+        precision: of the head's scales and biases.
     """
     owned, q, scale = {}, {}, {}
-    for name, wrapper, latent in wrapped(model):
+    for name, wrapper, latent in (*wrapped(model), *plane_wrapped(model)):
         owned[name] = wrapper.finish(latent)
-        values = wrapper.inherited_q.cpu().numpy().astype(np.int8)
-        values = np.where(owned[name].states == SlotState.PRUNED, np.int8(0), values)
-        values[owned[name].states == SlotState.OWN] = owned[name].codebook[owned[name].codes]
-        q[name], scale[name] = values, owned[name].scale
+        q[name] = layer_integers(owned[name], wrapper.inherited_q.cpu().numpy().astype(np.int8))
+        scale[name] = owned[name].scale
     detach_(model)
     for name, (values, factor) in shared.items():
         q[name], scale[name] = values, factor
     for name in q:
         write_weight_(model.get_submodule(name), q[name], scale[name])
-    head = code_head(model, graph.head)
+    head = code_head(model, graph.head, bit_width=head_bits, precision=precision)
     module = model.get_submodule(graph.head)
     write_weight_(module, head.codes, head.scale)
     if module.bias is not None:
@@ -62,12 +70,14 @@ def to_integers_(model: nn.Module, graph: ModelGraph, shared: Mapping[str, tuple
     return SmallIntegers(owned=owned, q=q, scale=scale, head=head)
 
 
-def freeze_vectors_(model: nn.Module, head: str) -> tuple[dict[str, NormState], dict[str, np.ndarray]]:
+def freeze_vectors_(
+    model: nn.Module, head: str, precision: VectorPrecision = "half"
+) -> tuple[dict[str, NormState], dict[str, np.ndarray]]:
     """Norms and biases rounded to what the store can hold, written back in place and returned (small lengths)."""
-    norms = collect_norms(model)
+    norms = collect_norms(model, precision)
     for name, norm in norms.items():
         write_norm_(model.get_submodule(name), norm, name)
-    biases = collect_biases(model, head)
+    biases = collect_biases(model, head, precision)
     for name, bias in biases.items():
         module = model.get_submodule(name)
         module.bias.data.copy_(torch.from_numpy(bias).view_as(module.bias))
@@ -81,7 +91,7 @@ def scatter_all(
     slots: Mapping[str, torch.Tensor],
     full: Mapping[str, tuple[int, ...]],
     head: str,
-) -> tuple[dict[str, LayerCodes], dict[str, NormState], dict[str, np.ndarray], HeadState]:
+) -> tuple[dict[str, LayerCodes | LayerPlanes], dict[str, NormState], dict[str, np.ndarray], HeadState]:
     """Everything at full shape: (layers, norms, biases, head).
 
     Args:
@@ -90,7 +100,7 @@ def scatter_all(
         full: state-dict name -> full shape (before removal).
         head: module path of the head.
     """
-    layers = {name: scatter_codes(codes, slots[f"{name}.weight"], full[f"{name}.weight"]) for name, codes in integers.owned.items()}
+    layers = {name: scatter_layer(codes, slots[f"{name}.weight"], full[f"{name}.weight"]) for name, codes in integers.owned.items()}
     full_norms = {}
     for name, norm in norms.items():
         key = next(k for k in (f"{name}.weight", f"{name}.running_mean") if k in slots)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import FrozenLayer, LayerCodes
-from tsn_toolkit.vocabulary import SlotState
+from tsn_toolkit.contracts import FrozenLayer, LayerCodes, LayerPlanes
+from tsn_toolkit.vocabulary import MAX_CODE, SlotState
 
 
 def gather_frozen(frozen: FrozenLayer, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -26,12 +26,31 @@ def kept_rows(slots: torch.Tensor, full_shape: tuple[int, ...]) -> torch.Tensor:
     return slots.flatten(1)[:, 0] // int(np.prod(full_shape[1:]))
 
 
-def scatter_codes(small: LayerCodes, slots: torch.Tensor, full_shape: tuple[int, ...]) -> LayerCodes:
-    """A small layer's codes at the full shape: slots that are gone are PRUNED, channels that are gone have scale 0."""
-    states = np.full(full_shape, SlotState.PRUNED, np.uint8)
-    states.reshape(-1)[slots.numpy().reshape(-1)] = small.states.reshape(-1)
+def layer_integers(layer: LayerCodes | LayerPlanes, inherited: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The integers that a layer's codes or planes make of what it inherits (0 where nobody owns the slot): int8, shape of the weight."""
+    if isinstance(layer, LayerPlanes):
+        gain = layer.gain.astype(np.int16).reshape(-1, *([1] * (inherited.ndim - 1)))
+        return np.clip(inherited + np.where(layer.signs, gain, -gain), -MAX_CODE, MAX_CODE).astype(np.int8)
+    q = np.where(layer.states == SlotState.PRUNED, np.int8(0), inherited)
+    q[layer.states == SlotState.OWN] = layer.codebook[layer.codes]
+    if layer.refinement is not None:
+        residual = layer.refinement.codebook[layer.refinement.codes].astype(np.int16)
+        q[layer.states == SlotState.REFINE] = np.clip(q[layer.states == SlotState.REFINE] + residual, -MAX_CODE, MAX_CODE)
+    return q
+
+
+def scatter_layer(small: LayerCodes | LayerPlanes, slots: torch.Tensor, full_shape: tuple[int, ...]) -> LayerCodes | LayerPlanes:
+    """A small layer at the full shape: slots that are gone are PRUNED (of a plane False), channels that are gone have scale and gain 0."""
+    rows, flat = kept_rows(slots, full_shape).numpy(), slots.numpy().reshape(-1)
     scale = np.zeros(full_shape[0], np.float32)
-    scale[kept_rows(slots, full_shape).numpy()] = small.scale
+    scale[rows] = small.scale
+    if isinstance(small, LayerPlanes):
+        signs, gain = np.zeros(full_shape, np.bool_), np.zeros(full_shape[0], np.int8)
+        signs.reshape(-1)[flat] = small.signs.reshape(-1)
+        gain[rows] = small.gain
+        return LayerPlanes(signs=signs, gain=gain, scale=scale)
+    states = np.full(full_shape, SlotState.PRUNED, np.uint8)
+    states.reshape(-1)[flat] = small.states.reshape(-1)
     return dataclasses.replace(small, states=states, scale=scale)
 
 

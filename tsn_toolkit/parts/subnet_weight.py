@@ -1,4 +1,4 @@
-"""The one wrapper of learning: mask, straight-through quantizer and frozen view of one weight.
+"""The wrapper of layers with own codes: mask, straight-through quantizer and frozen view of one weight.
 
 A layer's weight during learning is
 
@@ -14,24 +14,29 @@ with two rules, chosen by what the task inherits:
 Inherited integers are buffers, so no optimizer, weight decay, momentum or averaging can move them. The gradient of the mask goes straight through to
 |score|: dL/d|s| = dL/dw * (value - base). Once a codebook is set, own values are rounded to scale * codebook entry, straight through.
 
-Deviation from WSN: the mask is refreshed when `refresh_mask_` is called (every few steps), not at each forward pass; it is exact at each refresh.
+With `refine_bits`, `select` lets the gradient of used inherited slots drift their latent weights while the layer goes on to compute with the
+inherited ones. `choose_refined_` gives the slots that drifted furthest a residual of their own: w = scale * (inherited q + residual entry). Only
+slots with |q| <= max_code // 2 may be refined and residuals stay within the same, so that no sum leaves the code.
+
+Deviation from WSN: the mask is refreshed when a strategy says so (every few steps), not at each forward pass; it is exact at each refresh.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tsn_toolkit.contracts import LayerCodes
+from tsn_toolkit.contracts import LayerCodes, Refinement
+from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
 from tsn_toolkit.masks.top import keep_count, top_mask
-from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
-from tsn_toolkit.vocabulary import SlotState
+from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 
 Rule = Literal["select", "replace"]
 
@@ -49,99 +54,202 @@ class SubnetWeight(nn.Module):
         present: bool buffer, where something is inherited.
         scale: float buffer (out,), 0 where not yet fixed.
         codebook: float buffer (2**bit_width,) of integers; empty until `fit_codebook_`.
+        refined: bool buffer, shape of the weight; used inherited slots with a residual.
+        residuals: float buffer (2**refine_bits,) of integers; empty until `fit_codebook_`, and where nothing is refined.
+        preferred: bool buffer, shape of the weight; slots whose ranking gets `bonus` times the root mean square of the scores.
     """
 
     def __init__(
-        self, q: torch.Tensor, present: torch.Tensor, scale: torch.Tensor | None, *, rule: Rule, density: float, bit_width: int, max_code: int
+        self,
+        q: torch.Tensor,
+        present: torch.Tensor,
+        scale: torch.Tensor | None,
+        *,
+        rule: Rule,
+        density: float,
+        bit_width: int,
+        max_code: int,
+        granularity: str = "element",
+        refine_bits: int = 0,
     ):
         super().__init__()
         self.rule: Rule = rule
-        self.density, self.bit_width, self.max_code = density, bit_width, max_code
+        self.density, self.bit_width, self.max_code, self.granularity = density, bit_width, max_code, granularity
+        self.refine_bits = refine_bits if rule == "select" else 0
+        self.bonus = 0.0
         self.learn_scores = False
         self.score = nn.Parameter(torch.zeros(q.shape))
         self.register_buffer("inherited_q", q.float())
         self.register_buffer("present", present.clone())
         self.register_buffer("scale", torch.zeros(q.shape[0]) if scale is None else scale.float().clone())
         self.register_buffer("mask", torch.ones(q.shape, dtype=torch.bool))
+        self.register_buffer("refined", torch.zeros(q.shape, dtype=torch.bool))
+        self.register_buffer("preferred", torch.zeros(q.shape, dtype=torch.bool))
         self.register_buffer("codebook", torch.empty(0))
+        self.register_buffer("residuals", torch.empty(0))
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """Own latent weight (out, ...) -> the weight the layer computes with."""
-        own = self._quantize(latent) if self.codebook.numel() else latent
-        inherited = self.inherited_q * self._per_channel(self.scale)
-        if self.rule == "replace":
-            base, value = inherited, own
-        else:
-            base, value = torch.zeros_like(own), torch.where(self.present, inherited, own)
-        mask = self.mask.to(own.dtype)
-        if self.learn_scores:
-            size = self.score.abs()
-            mask = mask + size - size.detach()
-        return base + mask * (value - base)
+        with torch.no_grad():
+            inherited = self.inherited_q * self._per_channel(self.scale)
+            own = self.own_slots()
+            value = self._values(latent, inherited, own)
+            moving = self.mask if self.learn_scores and self.refine_bits else own | self.refined
+        base = inherited if self.rule == "replace" else torch.zeros((), dtype=value.dtype, device=value.device)
+        weight: torch.Tensor = _StraightThrough.apply(latent, self.score if self.learn_scores else None, value, base, self.mask, moving)
+        return weight
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """The latent weight starts as the weight that the layer has."""
         return weight
 
-    def refresh_mask_(self, ranking: torch.Tensor | None = None) -> None:
-        """Sets the mask to the `density` fraction of slots with the largest |score| (or `ranking`, shape of the weight)."""
-        ranking = self.score.abs() if ranking is None else ranking
-        self.mask.copy_(top_mask(ranking, keep_count(self.density, ranking.numel())))
+    def ranking(self) -> torch.Tensor:
+        """By what the mask is chosen: |score|, raised at preferred slots, float, shape of the weight."""
+        size = self.score.detach().abs()
+        if self.bonus:
+            size = size + self.bonus * size.square().mean().sqrt() * self.preferred
+        return size
 
-    def fix_scale_(self, latent: torch.Tensor) -> None:
-        """Gives every channel without an inherited scale one from its largest own weight, rounded to what the store can hold."""
+    def refresh_mask_(self, ranking: torch.Tensor | None = None) -> None:
+        """Sets the mask to the `density` fraction of slots with the largest ranking (`ranking()` or another, shape of the weight)."""
+        ranking = self.ranking() if ranking is None else ranking
+        self.mask.copy_(structured_mask(ranking, self.density, parse_granularity(self.granularity)))
+
+    @torch.no_grad()
+    def choose_refined_(self, latent: torch.Tensor, share: float) -> None:
+        """Refines the `share` of the used inherited slots that drifted furthest; the others give up what they drifted, in place."""
+        inherited = self.inherited_q * self._per_channel(self.scale)
+        drift = (latent - inherited).abs()
+        used = self.mask & self.present
+        able = used & (self.inherited_q.abs() <= self.max_code // 2)
+        count = min(keep_count(share, int(used.sum())), int(able.sum()))
+        self.refined.copy_(top_mask(torch.where(able, drift, -torch.ones_like(drift)), count))
+        latent.copy_(torch.where(self.present & ~self.refined, inherited, latent))
+
+    def fix_scale_(self, latent: torch.Tensor, precision: VectorPrecision = "half") -> None:
+        """Gives every channel that reads no inherited value a scale from its largest own weight; all are rounded to what the store can hold."""
         rows = (latent.detach() * self.mask).flatten(1).abs().amax(1)
         rows = torch.where(rows > 0, rows, latent.detach().flatten(1).abs().amax(1)).clamp_min(1e-8)
         fresh = rows * (SCALE_HEADROOM / self.max_code)
-        scale = torch.where(self.scale > 0, self.scale, fresh)
-        self.scale.copy_(torch.from_numpy(round_half(scale.cpu().numpy())))
+        read = self.present & (~self.mask if self.rule == "replace" else self.mask)
+        scale = torch.where((self.scale > 0) & read.flatten(1).any(1), self.scale, fresh)
+        self.scale.copy_(torch.from_numpy(round_vector(scale.cpu().numpy(), precision)))
 
     def fit_codebook_(self, latent: torch.Tensor) -> None:
-        """Fits the codebook to the own weights alone, by exact one-dimensional k-means."""
-        values = self._own_values(latent)
-        codebook = fit_codebook(values, self.bit_width, self.max_code) if values.size else np.zeros(2**self.bit_width, np.int8)
+        """Fits the codebook to the own weights alone, by exact one-dimensional k-means, and that of residuals to them.
+
+        A layer without own slots takes no bits.
+        """
+        values = self.own_values(latent)
+        self.bit_width = self.bit_width if values.size else 0
+        codebook = fit_codebook(values, self.bit_width, self.max_code)
         self.codebook = torch.from_numpy(codebook.astype(np.float32)).to(latent.device)
+        if self.refined.any():
+            residuals = fit_codebook(self._residual_values(latent), self.refine_bits, self.max_code // 2)
+            self.residuals = torch.from_numpy(residuals.astype(np.float32)).to(latent.device)
 
     def finish(self, latent: torch.Tensor) -> LayerCodes:
         """The layer as integers, in the shape of the (small) weight."""
-        own = self._own_slots().cpu().numpy()
+        own = self.own_slots().cpu().numpy()
         states = np.full(own.shape, SlotState.PRUNED, np.uint8)
         present, mask = self.present.cpu().numpy(), self.mask.cpu().numpy()
         states[present if self.rule == "replace" else present & mask] = SlotState.REUSE
         states[own] = SlotState.OWN
+        states[self.refined.cpu().numpy()] = SlotState.REFINE
         codebook = self.codebook.cpu().numpy().astype(np.int8)
-        codes = assign_codes(self._own_values(latent), codebook)
-        return LayerCodes(states=states, codes=codes, codebook=codebook, bit_width=self.bit_width, scale=self.scale.cpu().numpy())
+        codes = assign_codes(self.own_values(latent), codebook) if codebook.size else np.zeros(0, np.uint8)
+        return LayerCodes(
+            states=states,
+            codes=codes,
+            codebook=codebook,
+            bit_width=self.bit_width,
+            scale=self.scale.cpu().numpy(),
+            granularity=self.granularity,
+            refinement=self._refinement(latent),
+        )
 
-    def _own_slots(self) -> torch.Tensor:
+    def own_slots(self) -> torch.Tensor:
+        """Bool, shape of the weight: slots whose value is the task's own code."""
         return self.mask if self.rule == "replace" else self.mask & ~self.present
 
-    def _own_values(self, latent: torch.Tensor) -> np.ndarray:
+    def own_values(self, latent: torch.Tensor) -> np.ndarray:
         """Own weights in units of q, C order, float64 (n_own,)."""
         q = (latent.detach() / self._per_channel(self.scale)).clamp(-self.max_code, self.max_code)
-        return q[self._own_slots()].cpu().numpy().astype(np.float64)
+        return q[self.own_slots()].cpu().numpy().astype(np.float64)
 
-    def _quantize(self, latent: torch.Tensor) -> torch.Tensor:
-        scale = self._per_channel(self.scale)
-        middle = (self.codebook[1:] + self.codebook[:-1]) / 2
-        q = self.codebook[torch.bucketize((latent / scale).detach(), middle)] * scale
-        return q + (latent - latent.detach())  # exactly q; latent + (q - latent) would be off by a rounding
+    def _residual_values(self, latent: torch.Tensor) -> np.ndarray:
+        """What refined slots add, in units of q, C order, float64 (n_refined,)."""
+        residual = latent.detach() / self._per_channel(self.scale) - self.inherited_q
+        return residual[self.refined].cpu().numpy().astype(np.float64)
+
+    def _refinement(self, latent: torch.Tensor) -> Refinement | None:
+        if not self.refined.any():
+            return None
+        codebook = self.residuals.cpu().numpy().astype(np.int8)
+        return Refinement(codes=assign_codes(self._residual_values(latent), codebook), codebook=codebook, bit_width=self.refine_bits)
+
+    def _values(self, latent: torch.Tensor, inherited: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Own values where the slot is not inherited or replaced, inherited ones elsewhere, each rounded as far as its codebook is fitted."""
+        value = latent.clone() if self.rule == "replace" else torch.where(self.present, inherited, latent)
+        value = value.contiguous()
+        if self.codebook.numel():
+            self._round_(value, latent, own, self.codebook, refined=False)
+        if self.residuals.numel():
+            self._round_(value, latent, self.refined, self.residuals, refined=True)
+        return value
+
+    def _round_(self, value: torch.Tensor, latent: torch.Tensor, slots: torch.Tensor, codebook: torch.Tensor, *, refined: bool) -> None:
+        """Writes scale * (inherited q +) nearest codebook entry at some slots of `value` (contiguous), in place; a tie takes the lower."""
+        index = slots.flatten().nonzero().squeeze(1)
+        scale = self.scale[index // max(1, slots[:1].numel())]
+        q = latent.flatten()[index] / scale
+        middle = (codebook[1:] + codebook[:-1]) / 2
+        if refined:
+            inherited = self.inherited_q.flatten()[index]
+            q = inherited + codebook[torch.bucketize(q - inherited, middle)]
+        else:
+            q = codebook[torch.bucketize(q, middle)]
+        value.view(-1)[index] = q * scale
 
     def _per_channel(self, vector: torch.Tensor) -> torch.Tensor:
         return vector.view(-1, *([1] * (self.inherited_q.dim() - 1)))
 
 
-def attach_(module: nn.Module, wrapper: SubnetWeight) -> None:
-    """Puts the wrapper on `module.weight`, in place; the module's present weight becomes the latent weight."""
+class _StraightThrough(torch.autograd.Function):
+    """w = base + m * (value - base); its gradient goes to the latent weight at `moving` slots, times (value - base) * sign(score) to the score."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        latent: torch.Tensor,
+        score: torch.Tensor | None,
+        value: torch.Tensor,
+        base: torch.Tensor,
+        mask: torch.Tensor,
+        moving: torch.Tensor,
+    ) -> torch.Tensor:
+        pull = None if score is None else (value - base) * score.sign()
+        ctx.save_for_backward(moving, pull)
+        return torch.where(mask, value, base)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        moving, pull = ctx.saved_tensors
+        return gradient * moving, None if pull is None else gradient * pull, None, None, None, None
+
+
+def attach_(module: nn.Module, wrapper: nn.Module) -> None:
+    """Puts a wrapper on `module.weight`, in place; the wrapper makes the latent weight from the module's present weight."""
     parametrize.register_parametrization(module, "weight", wrapper)
 
 
 def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]]:
-    """Every wrapped layer of the model: (path, wrapper, latent weight)."""
+    """Every layer of the model with own codes: (path, wrapper, latent weight)."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             chain = module.parametrizations["weight"]
-            yield name, chain[0], chain.original
+            if isinstance(chain[0], SubnetWeight):
+                yield name, chain[0], chain.original
 
 
 def detach_(model: nn.Module) -> None:

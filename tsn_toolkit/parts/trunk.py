@@ -13,7 +13,11 @@ from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState, 
 from tsn_toolkit.filling import NORM_TYPES, read_norm
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
-from tsn_toolkit.vocabulary import WORD_BITS, SlotState
+from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.vocabulary import WORD_BITS, SlotState, VectorPrecision
+
+CLIPS = np.linspace(0.2, 1.0, 81)
+"""Fractions of a row's largest weight that are tried as the largest value of its codes."""
 
 
 @dataclass(frozen=True)
@@ -88,34 +92,65 @@ def channel_scale(weight: NDArray[np.float32], max_code: int) -> NDArray[np.floa
     return round_half((np.maximum(largest, floor) / max_code).astype(np.float32))
 
 
-def code_head(model: nn.Module, head: str) -> HeadState:
-    """The classifier as int8, one scale per class."""
+def least_error_scale(weight: NDArray[np.float32], max_code: int) -> NDArray[np.float32]:
+    """Scale per row with which integers in [-max_code, max_code] come closest to the row, float32 (rows,), positive.
+
+    For each of `CLIPS` fractions of the largest weight the codes are taken and the scale that fits them best, <w, q> / <q, q>; the fraction with the
+    least squared error wins. Few codes want a scale far below the largest weight: clipping a few costs less than coarse steps for all.
+
+    Args:
+        weight: float (rows, columns).
+        max_code: largest |code|, at least 1.
+    """
+    rows = weight.astype(np.float64)
+    largest = np.abs(rows).max(axis=1)
+    largest = np.maximum(largest, max(float(largest.max()), 1e-8) * 1e-3)
+    best, least = largest / max_code, np.full(len(rows), np.inf)
+    for clip in CLIPS:
+        codes = np.clip(np.rint(rows * (max_code / (clip * largest))[:, None]), -max_code, max_code)
+        power = np.square(codes).sum(axis=1)
+        scale = np.where(power > 0, (rows * codes).sum(axis=1) / np.maximum(power, 1), best)
+        error = np.square(rows - scale[:, None] * codes).sum(axis=1)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    return best.astype(np.float32)
+
+
+def code_head(model: nn.Module, head: str, *, bit_width: int = 8, precision: VectorPrecision = "half") -> HeadState:
+    """The classifier in integers, one scale per class.
+
+    Args:
+        model: with a Linear layer, or a convolution of kernel size 1, at path `head`.
+        head: module path.
+        bit_width: bits per code, 2..8; codes are symmetric around 0.
+        precision: of scales and biases.
+    """
     module = model.get_submodule(head)
     weight = module.weight.detach().float().cpu().numpy()
     weight = weight.reshape(weight.shape[0], -1)
-    scale = channel_scale(weight, 127)
-    codes = np.clip(np.rint(weight.astype(np.float64) / scale[:, None]), -127, 127).astype(np.int8)
-    bias = np.zeros(len(weight), np.float32) if module.bias is None else round_half(module.bias.detach().float().cpu().numpy())
+    max_code = (1 << (bit_width - 1)) - 1
+    scale = round_vector(least_error_scale(weight, max_code), precision)
+    codes = np.clip(np.rint(weight.astype(np.float64) / scale[:, None]), -max_code, max_code).astype(np.int8)
+    bias = np.zeros(len(weight), np.float32) if module.bias is None else round_vector(module.bias.detach().float().cpu().numpy(), precision)
     return HeadState(codes=codes, scale=scale, bias=bias)
 
 
-def collect_norms(model: nn.Module) -> dict[str, NormState]:
+def collect_norms(model: nn.Module, precision: VectorPrecision = "half") -> dict[str, NormState]:
     """Every norm of the module as two vectors, rounded to what the store can hold."""
     states = {
         name: read_norm(module, name)
         for name, module in model.named_modules()
         if isinstance(module, NORM_TYPES) and (module.weight is not None or isinstance(module, nn.modules.batchnorm._BatchNorm))
     }
-    return {name: NormState(gain=round_half(state.gain), shift=round_half(state.shift)) for name, state in states.items()}
+    return {name: NormState(gain=round_vector(state.gain, precision), shift=round_vector(state.shift, precision)) for name, state in states.items()}
 
 
-def collect_biases(model: nn.Module, head: str) -> dict[str, NDArray[np.float32]]:
+def collect_biases(model: nn.Module, head: str, precision: VectorPrecision = "half") -> dict[str, NDArray[np.float32]]:
     """Every bias of a module that is neither a norm nor the head, rounded to what the store can hold."""
     biases = {}
     for name, module in model.named_modules():
         bias = getattr(module, "bias", None)
         if isinstance(bias, torch.nn.Parameter) and not isinstance(module, NORM_TYPES) and name != head:
-            biases[name] = round_half(bias.detach().float().cpu().numpy().reshape(-1))
+            biases[name] = round_vector(bias.detach().float().cpu().numpy().reshape(-1), precision)
     return biases
 
 

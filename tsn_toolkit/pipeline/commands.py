@@ -25,6 +25,9 @@ from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.measuring import bench_settings
 from tsn_toolkit.plan.file import plan_text_of
 from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
+from tsn_toolkit.store.joint_image import pack_store, unpack_store
+from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target, list_targets, load_target
 from tsn_toolkit.verify.measure import measure_store
@@ -82,6 +85,28 @@ def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
         return measure_store(path)
     store = Store.open(path)
     return {"tasks": [{"name": entry.name, "codes_hash": store.codes_hash(entry.name)} for entry in store.entries], "total_bytes": folder_bytes(path)}
+
+
+def retire_from_store(path: Path, task: str) -> dict[str, Any]:
+    """Retires a task; see `tsn retire`. `run` is the folder of the run that the store belongs to, None where it stands alone."""
+    entry = retire_task(path, task)
+    run = path.absolute().parent
+    in_run = (run / RECIPE_FILE).is_file() and RunFolder(run).store == path.absolute()
+    return {"task": task, "freed_bytes": entry.size_bytes, "total_bytes": folder_bytes(path), "run": str(run) if in_run else None}
+
+
+def pack_to_file(path: Path, file: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """Packs a store into one file; see `tsn pack`. `word_bytes` are those of the words, `total_bytes` those of the file."""
+    image = pack_store(Store.open(path), file, tasks or None)
+    layers = image.describe()["layers"]
+    word_bytes = sum(layer["bytes"] for layer in layers)
+    return {"file": str(file), "tasks": [entry.name for entry in image.entries], "word_bytes": word_bytes, "total_bytes": file.stat().st_size}
+
+
+def unpack_to_folder(file: Path, folder: Path) -> dict[str, Any]:
+    """Unpacks a packed store; see `tsn unpack`."""
+    store = unpack_store(file, folder)
+    return {"store": str(folder), "tasks": [entry.name for entry in store.entries], "total_bytes": folder_bytes(folder)}
 
 
 def bench_path(package: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tsn_toolkit.model_loading import load_model
 from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.plan.file import load_plan, plan_to_dict, save_plan
-from tsn_toolkit.plan.make import make_plan
+from tsn_toolkit.plan.make import make_plan, switched_layers
 from tsn_toolkit.plan.settings import PlanSettings
 from tsn_toolkit.recipe.environment import expand, portable
 from tsn_toolkit.recipe.loading import resolve_recipe
@@ -45,6 +45,9 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     graph = shop.graph
     hooks.say(f"graph: {len(graph.nodes)} operations, {len(graph.layers)} layers, {len(graph.groups)} groups, {graph.macs / 1e6:.2f} M MACs")
     plan = load_or_make_plan(recipe, graph, targets)
+    if recipe.plan.file is None:
+        for sentence in switched_layers(plan, plan_settings(recipe, targets)):
+            hooks.say(f"plan: {sentence}")
     save_plan(plan, folder.plan)
     write_text(folder.path / "graph.svg", graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":
@@ -69,21 +72,27 @@ def load_or_make_plan(recipe: Recipe, graph: ModelGraph, targets: list[Target]) 
     """The plan file that the recipe names, or one made from its settings under the strictest target."""
     if recipe.plan.file is not None:
         return load_plan(Path(expand(recipe.plan.file)), graph=graph)
+    return make_plan(graph, plan_settings(recipe, targets))
+
+
+def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
+    """What a recipe asks of its plan, under the strictest target."""
     section = recipe.plan
-    settings = PlanSettings(
+    return PlanSettings(
         units_keep=section.units_keep,
         unit_overrides=section.unit_overrides,
         target_macs=section.target_macs,
         min_units=section.min_units,
         channel_multiple=section.channel_multiple,
+        encoding=section.encoding,
         density=section.density,
+        density_by_layer=section.density_by_layer,
         bit_width=section.bit_width,
         granularity=section.granularity,
         layer_overrides={name: override.model_dump(exclude_none=True) for name, override in section.layer_overrides.items()},
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=min([MAX_CODE, *(target.max_code for target in targets)]),
     )
-    return make_plan(graph, settings)
 
 
 def trunk_kind(recipe: Recipe) -> str:

@@ -12,7 +12,7 @@ from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.context import Precision, TaskContext
 from tsn_toolkit.trainer.device import pick_device, pick_dtype
 from tsn_toolkit.trainer.loop import TrainingSettings
 from tsn_toolkit.vocabulary import TRUNK
@@ -66,7 +66,15 @@ def task_context(
             device=device,
             dtype=pick_dtype(recipe.precision, device),
         ),
+        trained_trunk=store.trunk().kind == "checkpoint",
+        precision=Precision(
+            adapt_bits=recipe.plan.adapt_bits,
+            bit_tolerance=recipe.plan.bit_tolerance,
+            vectors=recipe.plan.vectors,
+            head_bits=recipe.plan.head_bits,
+        ),
         progress=hooks.progress,
+        note=hooks.say,
     )
 
 

@@ -49,8 +49,12 @@ def _continue(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: H
     shop = workshop_of_store(store)
     names = task_names(recipe)
     for index, name in enumerate(names):
+        committed = name in {entry.name for entry in store.entries}
+        if not committed and folder.record(name).is_file():
+            hooks.say(f"task {index + 1}/{len(names)} `{name}` was retired and stays so")
+            continue
         data = load_task(recipe, index)
-        if index >= len(store.entries):
+        if not committed:
             hooks.say(f"task {index + 1}/{len(names)} `{name}`: learning")
             learn_and_commit(recipe, store, shop, data, index, hooks)
             store = Store.open(folder.store)

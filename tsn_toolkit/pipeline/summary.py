@@ -10,34 +10,45 @@ from typing import Any
 
 from tsn_toolkit import __version__, metrics
 from tsn_toolkit.bench.denominators import measure_denominators
+from tsn_toolkit.data.splits import task_names
 from tsn_toolkit.errors import RunError
 from tsn_toolkit.files import folder_bytes, read_json, write_json, write_text
 from tsn_toolkit.pipeline.founding import strategy_config
 from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.plan.file import plan_from_dict
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.report.page import render_report
 from tsn_toolkit.run_folder import RunFolder, open_run_folder
 from tsn_toolkit.store.inspect import inspect_store, sharing_matrix
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.workshop import Workshop
+from tsn_toolkit.vocabulary import TRUNK
+from tsn_toolkit.workshop import Workshop, workshop_of_store
 
 
-def write_report(path: Path) -> Path:
-    """Writes `report.html` of a finished run again; returns its path."""
+def write_report(path: Path, hooks: Hooks) -> Path:
+    """Writes `report.html` of a finished run again, and `summary.json` where a task was retired since; returns the page's path."""
     folder = open_run_folder(path)
     if not folder.summary.is_file():
         raise RunError(f"{path} is not finished: {folder.summary.name} is missing. Continue it with `tsn resume {path}`.")
     recipe = load_recipe(folder.recipe, strategy_config=strategy_config)
-    _write_page(recipe, folder, Store.open(folder.store), read_json(folder.summary))
+    store, summary = Store.open(folder.store), read_json(folder.summary)
+    names = tuple(task["name"] for task in summary["tasks"])
+    if set(names) <= {entry.name for entry in store.entries}:
+        _write_page(recipe, folder, store, summary)
+    else:  # a task was retired
+        summarise(recipe, folder, store, workshop_of_store(store), task_names(recipe), hooks)
     return folder.report
 
 
 def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, names: tuple[str, ...], hooks: Hooks) -> dict[str, Any]:
-    """`summary.json` and `report.html` from the records and the store."""
-    records = [read_json(folder.record(name)) for name in names]
-    matrix = [record["R_row"] + [None] * (len(names) - len(record["R_row"])) for record in records]
+    """`summary.json` and `report.html` of the tasks that the store holds, from their records; `names` are all tasks of the recipe."""
+    held = {entry.name for entry in store.entries}
+    living = [index for index, name in enumerate(names) if name in held]
+    records = [read_json(folder.record(names[index])) for index in living]
+    matrix = [[record["R_row"][i] if i < len(record["R_row"]) else None for i in living] for record in records]
     numbers = dataclasses.asdict(metrics.continual_metrics(matrix))
+    plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     shown = ("name", "accuracy", "bytes", "macs", "latency_ms")
     summary = {
         "name": recipe.name,
@@ -46,7 +57,9 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
         "R": matrix,
         **numbers,
         "store_bytes": folder_bytes(folder.store),
-        "denominators": measure_denominators(shop.factory, shop.graph, store),
+        "denominators": measure_denominators(
+            shop.factory, shop.graph, store, granularity={layer.name: layer.granularity for layer in plan.layers}
+        ),
         "seed": recipe.seed,
         "versions": versions(),
         "warnings": [warning for record in records for warning in record["warnings"]],
@@ -74,6 +87,7 @@ def _write_page(recipe: Recipe, folder: RunFolder, store: Store, summary: dict[s
 
 DENSE_MEANS = {
     "separate": "one dense fp32 network per task, trained on that task alone with the same epochs, data and augmentation",
+    "warm": "one dense fp32 network per task, each started from the previous task's with a fresh head; same epochs, data and augmentation",
     "checkpoint": "the trained checkpoint in fp32, restricted to each task's logits; it has seen every training image, so validation is optimistic",
     "none": "no dense reference was asked for",
 }

@@ -3,7 +3,7 @@
 from tsn_toolkit.plan.choose import choose_units
 from tsn_toolkit.plan.file import check_plan, load_plan, save_plan
 from tsn_toolkit.plan.macs import macs_after
-from tsn_toolkit.plan.make import make_plan
+from tsn_toolkit.plan.make import make_plan, switched_layers
 from tsn_toolkit.plan.settings import PlanSettings
 
-__all__ = ["PlanSettings", "check_plan", "choose_units", "load_plan", "macs_after", "make_plan", "save_plan"]
+__all__ = ["PlanSettings", "check_plan", "choose_units", "load_plan", "macs_after", "make_plan", "save_plan", "switched_layers"]

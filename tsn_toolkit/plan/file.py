@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,19 @@ import yaml
 from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGraph
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.files import write_text
-from tsn_toolkit.plan.settings import LAYER_KEYS, problem
+from tsn_toolkit.plan.density import density_problem
+from tsn_toolkit.plan.macs import kept_shapes
+from tsn_toolkit.plan.settings import LAYER_KEYS, LEAST_INPUTS, problem
 from tsn_toolkit.registry import did_you_mean
 
 SCHEMA = 1
-KEYS = ("schema", "fingerprint", "max_code", "trunk_bit_width", "layers", "groups")
+KEYS = ("schema", "fingerprint", "max_code", "trunk_bit_width", "density_by_layer", "layers", "groups")
 GROUP_KEYS = ("keep", "size")
 HEADER = """\
 # What compression does to every layer and group of units. You may edit it.
-# layers: encoding codes | shared; density in (0, 1] of the slots inside the kept units; granularity element | unit; bit_width 1..8 per own code.
+# density_by_layer: learned = each task divides the sum of the slots below by its scores, starting from these densities; uniform | erk = they stand.
+# layers: encoding codes | planes | shared; density in (0, 1] of the slots inside the kept units; granularity element | block(k) | n:m | unit
+# (`n:m` has density n/m, `unit` and `planes` have density 1); bit_width 1..8 per own code.
 # groups: keep = units that stay, of size; a group that is not listed keeps all.
 """
 
@@ -36,6 +42,12 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
 
 
+_N_OF_M = ("tag:yaml.org,2002:str", re.compile(r"[0-9]+:[0-9]+$"))
+"""`2:4` is text; YAML 1.1 would read it as a number of base 60."""
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [_N_OF_M, *rules] if first.isdigit() else rules for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -46,6 +58,7 @@ def plan_to_dict(plan: CompressionPlan) -> dict[str, Any]:
         "fingerprint": plan.fingerprint,
         "max_code": plan.max_code,
         "trunk_bit_width": plan.trunk_bit_width,
+        "density_by_layer": plan.density_by_layer,
         "layers": {layer.name: {key: getattr(layer, key) for key in LAYER_KEYS} for layer in plan.layers},
         "groups": {group.name: {"keep": group.keep, "size": group.size} for group in plan.groups},
     }
@@ -66,6 +79,7 @@ def plan_from_dict(content: Any, *, where: str = "the stored plan") -> Compressi
         trunk_bit_width=content["trunk_bit_width"],
         layers=tuple(LayerPlan(name=name, **{**values, "density": float(values["density"])}) for name, values in content["layers"].items()),
         groups=tuple(GroupPlan(name=name, **values) for name, values in content["groups"].items()),
+        density_by_layer=content["density_by_layer"],
     )
 
 
@@ -103,7 +117,8 @@ def check_plan(plan: CompressionPlan, graph: ModelGraph) -> None:
     """Refuse a plan that does not belong to the model.
 
     Raises:
-        PlanError: if the fingerprint differs; if a layer is missing, unknown or the head; if a group is unknown, frozen or of another size.
+        PlanError: if the fingerprint differs; if a layer is missing, unknown, the head, or too narrow for planes; if a group is unknown, frozen or of
+            another size.
     """
     if plan.fingerprint != graph.fingerprint:
         ours, theirs = plan.fingerprint[:12], graph.fingerprint[:12]
@@ -120,6 +135,10 @@ def check_plan(plan: CompressionPlan, graph: ModelGraph) -> None:
             problems.append(f"`groups.{group.name}.size` must be {groups[group.name].size}, got {group.size}")
         elif groups[group.name].frozen and group.keep < group.size:
             problems.append(f"`groups.{group.name}` is frozen, got keep {group.keep}: {groups[group.name].frozen}")
+    shapes = {} if problems else kept_shapes(graph, {group.name: group.keep for group in plan.groups})
+    for layer in plan.layers:
+        if layer.encoding == "planes" and (inputs := prod(shapes.get(layer.name, (LEAST_INPUTS,))[1:])) < LEAST_INPUTS:
+            problems.append(f"`layers.{layer.name}.encoding` cannot be planes: its units have {inputs} inputs, planes need {LEAST_INPUTS}")
     if problems:
         raise PlanError("The plan does not fit the model:\n" + "\n".join(f"  {sentence}." for sentence in problems) + "\nCorrect it, or plan again.")
 
@@ -133,7 +152,7 @@ def _problems(content: Any) -> list[str]:
         found.append(f"`schema` must be {SCHEMA}, got {content['schema']!r}")
     if "fingerprint" in content and not _is_hash(content["fingerprint"]):
         found.append(f"`fingerprint` must be 64 hexadecimal digits, got {content['fingerprint']!r}")
-    found += [problem(key, content[key]) for key in ("max_code", "trunk_bit_width") if key in content]
+    found += [problem(key, content[key]) for key in ("max_code", "trunk_bit_width", "density_by_layer") if key in content]
     for section, keys in (("layers", LAYER_KEYS), ("groups", GROUP_KEYS)):
         entries = content.get(section, {})
         if not isinstance(entries, dict):
@@ -151,7 +170,8 @@ def _entry_problems(section: str, name: Any, values: Any, keys: tuple[str, ...])
         return [f"{where} must be a name with a mapping of {', '.join(keys)}, got {values!r}"]
     found = _key_problems(values, keys, where)
     if section == "layers":
-        return found + [problem(key, values[key], where=where) for key in keys if key in values]
+        found += [problem(key, values[key], where=where) for key in keys if key in values]
+        return found if any(found) else [density_problem(values["encoding"], values["granularity"], values["density"], where)]
     size, keep = values.get("size", 1), values.get("keep", 1)
     if "size" in values and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         found.append(f"`size` of {where} must be a whole number of at least 1, got {size!r}")

@@ -29,13 +29,24 @@ def macs_after(graph: ModelGraph, keep: Mapping[str, Keep]) -> int:
     Raises:
         PlanError: if a group is unknown, or a number or mask does not fit it.
     """
+    return graph.macs - sum(
+        layer.macs // prod(layer.shape) * (prod(layer.shape) - prod(small))
+        for layer, small in zip(graph.layers, kept_shapes(graph, keep).values(), strict=True)
+    )
+
+
+def kept_shapes(graph: ModelGraph, keep: Mapping[str, Keep]) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape of its weight inside the units that stay, in execution order, the head included; arguments as in `macs_after`.
+
+    Raises:
+        PlanError: if a group is unknown, or a number or mask does not fit it.
+    """
     kept = kept_entries(graph, {name: _mask(graph, name, value) for name, value in keep.items()})
-    total = graph.macs
+    shapes = {}
     for layer in graph.layers:
         dims = kept.get(f"{layer.name}.weight", {})
-        small = prod(int(dims[dim].sum()) if dim in dims else size for dim, size in enumerate(layer.shape))
-        total -= layer.macs // prod(layer.shape) * (prod(layer.shape) - small)
-    return total
+        shapes[layer.name] = tuple(int(dims[dim].sum()) if dim in dims else size for dim, size in enumerate(layer.shape))
+    return shapes
 
 
 def _mask(graph: ModelGraph, name: str, value: Keep) -> NDArray[np.bool_]:

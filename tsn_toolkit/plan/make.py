@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGraph
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.plan.budget import greedy_keep, rounded_keep, uniform_keep
-from tsn_toolkit.plan.settings import MAX_BITS, PlanSettings, settings_problems
+from tsn_toolkit.plan.density import density_problem, divide_by_shape, own_density
+from tsn_toolkit.plan.macs import kept_shapes
+from tsn_toolkit.plan.settings import LAYER_KEYS, LEAST_INPUTS, MAX_BITS, PlanSettings, settings_problems
 from tsn_toolkit.registry import nearest
 
 
@@ -25,19 +28,21 @@ def make_plan(graph: ModelGraph, settings: PlanSettings, *, unit_scores: Mapping
         unit_scores: group name -> score per unit; with `target_macs` they decide where units go, without them all groups shrink alike.
 
     Raises:
-        PlanError: with every value that breaks its rule and every glob that matches nothing; if the budget cannot be reached; or if the plan would
-            change nothing, with the reason by layer.
+        PlanError: with every value that breaks its rule and every glob that matches nothing; if a budget of multiply-accumulates or of slots cannot
+            be reached; or if the plan would change nothing, with the reason by layer.
     """
     problems = settings_problems(settings) + _glob_problems(graph, settings)
     if problems:
         raise PlanError("The plan's settings have problems:\n" + "\n".join(f"  {problem}." for problem in problems) + "\nCorrect the settings.")
     keep = _units(graph, settings, unit_scores)
+    shapes = kept_shapes(graph, keep)
     plan = CompressionPlan(
         fingerprint=graph.fingerprint,
         max_code=settings.max_code,
         trunk_bit_width=settings.trunk_bit_width,
-        layers=_layers(graph, settings),
+        layers=_layers(graph, settings, shapes),
         groups=tuple(GroupPlan(g.name, keep[g.name], g.size) for g in graph.groups if keep.get(g.name, g.size) < g.size),
+        density_by_layer=settings.density_by_layer,
     )
     check_changes_something(graph, plan)
     return plan
@@ -81,18 +86,46 @@ def _units(graph: ModelGraph, settings: PlanSettings, scores: Mapping[str, NDArr
     return fixed | greedy_keep(graph, free, fixed, scores, target_macs=settings.target_macs, **sizes)
 
 
-def _layers(graph: ModelGraph, settings: PlanSettings) -> tuple[LayerPlan, ...]:
+def switched_layers(plan: CompressionPlan, settings: PlanSettings) -> list[str]:
+    """One sentence if layers are `codes` in the plan where the settings say `planes`, else nothing."""
+    names = [layer.name for layer in plan.layers if layer.encoding == "codes" and _asked(layer.name, settings).get("encoding") == "planes"]
+    if not names:
+        return []
+    return [f"{', '.join(names)}: codes instead of planes, whose gains do not pay below {LEAST_INPUTS} inputs per unit"]
+
+
+def _layers(graph: ModelGraph, settings: PlanSettings, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerPlan, ...]:
     """How every layer but the head is stored."""
-    layers = []
-    for record in graph.layers:
-        if record.name == graph.head:
+    layers, given, problems = [], set(), []
+    for name, shape in shapes.items():
+        if name == graph.head:
             continue
-        layer = LayerPlan(record.name, settings.encoding, float(settings.density), settings.granularity, settings.bit_width)
-        for glob, values in settings.layer_overrides.items():
-            if fnmatchcase(record.name, glob):
-                layer = replace(layer, **values)
-        layers.append(replace(layer, density=float(layer.density)))
-    return tuple(layers)
+        asked = _asked(name, settings)
+        if asked["encoding"] == "planes" and prod(shape[1:]) < LEAST_INPUTS:
+            asked["encoding"] = "codes"
+        if asked["encoding"] == "planes":
+            asked["granularity"] = "unit"
+        fixed = own_density(asked["encoding"], asked["granularity"])
+        own = [values["density"] for glob, values in settings.layer_overrides.items() if fnmatchcase(name, glob) and "density" in values]
+        if fixed is not None and own:
+            problems.append(density_problem(asked["encoding"], asked["granularity"], own[-1], f"layer `{name}`"))
+        if fixed is not None or own:
+            given.add(name)
+        layers.append(LayerPlan(name=name, **{**asked, "density": float(asked["density"] if fixed is None else fixed)}))
+    if any(problems):
+        raise PlanError("The plan's settings have problems:\n" + "\n".join(f"  {text}." for text in problems if text) + "\nCorrect the settings.")
+    if settings.density_by_layer == "uniform":
+        return tuple(layers)
+    return divide_by_shape(layers, shapes, settings.density, given)
+
+
+def _asked(name: str, settings: PlanSettings) -> dict[str, Any]:
+    """What the settings say of one layer."""
+    asked = {key: getattr(settings, key) for key in LAYER_KEYS}
+    for glob, values in settings.layer_overrides.items():
+        if fnmatchcase(name, glob):
+            asked |= values
+    return asked
 
 
 def _glob_problems(graph: ModelGraph, settings: PlanSettings) -> list[str]:

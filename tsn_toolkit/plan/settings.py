@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, get_args
 
+from tsn_toolkit.masks.granularity import parse_granularity
 from tsn_toolkit.registry import did_you_mean
-from tsn_toolkit.vocabulary import MAX_CODE, Encoding, Granularity
+from tsn_toolkit.vocabulary import MAX_CODE, DensityRule, Encoding
 
 MAX_BITS = 8
 LAYER_KEYS = ("encoding", "density", "granularity", "bit_width")
+SINGLE_KEYS = ("units_keep", "min_units", "channel_multiple", *LAYER_KEYS, "density_by_layer", "trunk_bit_width", "max_code")
+LEAST_INPUTS = 64
+"""Inputs of a unit from which on a plane pays for its gains and scales."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,10 @@ class PlanSettings:
         target_macs: fraction of the dense multiply-accumulates that may stay, (0, 1]; sets the number of units of all groups without an override.
         min_units: units that stay in every group at least.
         channel_multiple: numbers of units are rounded up to a multiple of it.
-        encoding: of every layer, `codes` or `shared`.
-        density: fraction of the slots inside the kept units, (0, 1].
+        encoding: of every layer, `codes`, `planes` or `shared`; `planes` becomes `codes` where a unit has too few inputs for it.
+        density: fraction of the slots inside the kept units, (0, 1]; `unit` and `n:m` masks and `planes` have a density of their own.
+        density_by_layer: `uniform`: every layer has this density; `erk` and `learned`: all `codes` layers together have it, divided by their shapes
+            (`learned`: to start with, then by each task's scores).
         granularity: of the masks inside the kept units.
         bit_width: bits per own code, 1..8.
         layer_overrides: glob over layer names -> {encoding, density, granularity, bit_width} for these layers; of several that match the last counts.
@@ -40,7 +46,8 @@ class PlanSettings:
     channel_multiple: int = 1
     encoding: Encoding = "codes"
     density: float = 0.1
-    granularity: Granularity = "element"
+    density_by_layer: DensityRule = "uniform"
+    granularity: str = "element"
     bit_width: int = 4
     layer_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trunk_bit_width: int = 8
@@ -59,7 +66,8 @@ def problem(key: str, value: Any, *, where: str = "") -> str:
         "trunk_bit_width": (f"a whole number in 1..{MAX_BITS}", _is_int(value) and 1 <= value <= MAX_BITS),
         "max_code": (f"a whole number in 1..{MAX_CODE}", _is_int(value) and 1 <= value <= MAX_CODE),
         "encoding": (f"one of {', '.join(get_args(Encoding))}", value in get_args(Encoding)),
-        "granularity": (f"one of {', '.join(get_args(Granularity))}", value in get_args(Granularity)),
+        "density_by_layer": (f"one of {', '.join(get_args(DensityRule))}", value in get_args(DensityRule)),
+        "granularity": ("element, unit, block(k) or n:m with n at most m", _is_granularity(value)),
     }
     rule, holds = rules[key]
     return "" if holds else f"`{key}`{f' of {where}' if where else ''} must be {rule}, got {value!r}"
@@ -67,8 +75,7 @@ def problem(key: str, value: Any, *, where: str = "") -> str:
 
 def settings_problems(settings: PlanSettings) -> list[str]:
     """Every value of the settings that breaks its rule, one sentence each."""
-    keys = ("units_keep", "min_units", "channel_multiple", "encoding", "density", "granularity", "bit_width", "trunk_bit_width", "max_code")
-    found = [problem(key, getattr(settings, key)) for key in keys]
+    found = [problem(key, getattr(settings, key)) for key in SINGLE_KEYS]
     if settings.target_macs is not None:
         found.append(problem("target_macs", settings.target_macs))
         if settings.units_keep != 1.0:
@@ -80,6 +87,15 @@ def settings_problems(settings: PlanSettings) -> list[str]:
             unknown = f"`{key}` of {where} is unknown{did_you_mean(key, LAYER_KEYS)}; known: {', '.join(LAYER_KEYS)}"
             found.append(problem(key, value, where=where) if key in LAYER_KEYS else unknown)
     return [sentence for sentence in found if sentence]
+
+
+def _is_granularity(value: Any) -> bool:
+    """A mask granularity."""
+    try:
+        parse_granularity(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_int(value: Any) -> bool:

@@ -90,6 +90,12 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
         )
     if plan.file is not None:
         yield from _check_path(("plan", "file"), plan.file)
+    places: list[tuple[KeyPath, str]] = [(("plan", "granularity"), plan.granularity)]
+    places += [(("plan", "layer_overrides", glob, "granularity"), layer.granularity or "") for glob, layer in plan.layer_overrides.items()]
+    for key, text in places:
+        keep, colon, group = text.partition(":")
+        if colon and int(keep) > int(group):
+            yield key, f"keeps {keep} of every {group} input weights, got {text!r}; n of `n:m` is at most m. Write the smaller number first."
     if plan.target_macs is not None and plan.units_keep != 1.0:
         yield (
             ("plan", "target_macs"),

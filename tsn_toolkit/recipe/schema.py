@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tsn_toolkit.vocabulary import MAX_WORD_BITS, WORD_BITS, Encoding, Granularity
+from tsn_toolkit.vocabulary import GRANULARITY_PATTERN, MAX_WORD_BITS, WORD_BITS, DensityRule, Encoding, VectorPrecision
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Granularity = Annotated[str, Field(pattern=rf"^(?:{GRANULARITY_PATTERN})$")]
 BitWidth = Annotated[int, Field(ge=1, le=8)]
 Loose = Field(strict=False)
 """A YAML list is accepted where the model holds a tuple; the items stay strict."""
@@ -110,7 +111,7 @@ class LayerOverride(Section):
     """What one layer does otherwise; null keeps the plan's value."""
 
     encoding: Encoding | None = None
-    """`codes` or `shared`."""
+    """`codes`, `planes` or `shared`."""
     density: Fraction | None = None
     """Fraction of the slots that is used."""
     granularity: Granularity | None = None
@@ -130,12 +131,24 @@ class PlanSection(Section):
     """Fraction of the multiply-accumulates to keep; finds one fraction of units for all groups. Instead of `units_keep`."""
     importance: str = "taylor"
     """Criterion that ranks units."""
+    encoding: Encoding = "codes"
+    """`codes`: masked slots with own codes; `planes`: one bit per slot over the inherited values; `shared`: the parent's layers as they are."""
     density: Fraction = 0.3
-    """Fraction of the slots inside the kept units that a task uses (or owns, over a full trunk)."""
+    """Fraction of the slots inside the kept units that a task uses (or owns, over a full trunk); `n:m`, `unit` and `planes` fix their own."""
+    density_by_layer: DensityRule = "uniform"
+    """`uniform`: every layer has the density; `erk`: small layers are denser, all together have it; `learned`: each task divides it by its scores."""
     bit_width: BitWidth = 4
     """Bits per own code."""
+    adapt_bits: bool = False
+    """Take `bit_width` as the largest: each task finds the smallest width of each layer that its validation loss allows."""
+    bit_tolerance: Annotated[float, Field(ge=0.0)] = 0.01
+    """Largest rise of the validation loss (one standard error above its mean) that `adapt_bits` accepts, as a fraction of 1 + the loss itself."""
+    vectors: VectorPrecision = "half"
+    """How a task's scales, norms and biases are stored: 16-bit floats, or int8 steps."""
+    head_bits: Annotated[int, Field(ge=2, le=8)] = 8
+    """Bits per code of a task's head."""
     granularity: Granularity = "element"
-    """Of the masks inside the kept units."""
+    """Of the masks inside the kept units: `element`, `block(k)` (k consecutive input weights), `n:m` (n of every m of them) or `unit` (none)."""
     channel_multiple: Count = 1
     """Kept units of a group are rounded up to a multiple of this."""
     min_units: Count = 1
@@ -170,8 +183,9 @@ class TrainingSection(Section):
 class ReferenceSection(Section):
     """The dense fp32 network that each task is compared with."""
 
-    dense: Literal["separate", "checkpoint", "none"] = "separate"
-    """`separate`: one trained per task; `checkpoint`: the given one, restricted to the task's logits; `none`."""
+    dense: Literal["separate", "warm", "checkpoint", "none"] = "separate"
+    """`separate`: one trained per task from the fresh initialisation; `warm`: each started from the previous task's, with a fresh head;
+    `checkpoint`: the given one, restricted to the task's logits; `none`."""
     epochs: Count | None = None
     """Of a separate network; null: as `training.epochs`."""
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None

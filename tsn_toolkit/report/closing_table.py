@@ -11,6 +11,9 @@ from tsn_toolkit.report.task_rows import TaskRow, mean, task_rows
 
 GAP = "  "
 
+SHOWN_WARNINGS = 4
+"""Warnings under the table; the report has all."""
+
 
 def summary_table(summary: Mapping[str, Any], folder: str | Path = "") -> str:
     """Per task accuracy, bytes and latency in aligned columns, then totals and where the files are.
@@ -114,7 +117,10 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"re-measured from the folder: {', '.join(measures)}")
     if summary.get("dense_reference"):
         lines.append(f"dense: {summary['dense_reference']}")
-    lines += [f"warning: {warning}" for warning in summary.get("warnings") or []]
+    warnings = summary.get("warnings") or []
+    lines += [f"warning: {warning}" for warning in warnings[:SHOWN_WARNINGS]]
+    if len(warnings) > SHOWN_WARNINGS:
+        lines.append(f"warning: and {len(warnings) - SHOWN_WARNINGS} more, all in summary.json and the report")
     return lines
 
 

@@ -3,19 +3,20 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, TaskResult, TrunkResult
+from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, LayerPlanes, Refinement, TaskResult, TrunkResult
 from tsn_toolkit.errors import StoreError
+from tsn_toolkit.masks.granularity import parse_granularity
 from tsn_toolkit.numerics.errors import NumericsError
-from tsn_toolkit.numerics.half import round_half
-from tsn_toolkit.store.layout import Architecture, CodedLayer, UnitMasks
-from tsn_toolkit.store.lineage import Owner
-from tsn_toolkit.store.part import canonical_json
-from tsn_toolkit.store.trunk_part import CHECKPOINT, MAX_SEED, SEED
-from tsn_toolkit.vocabulary import MAX_CODE, TRUNK, SlotState
+from tsn_toolkit.numerics.vectors import encode_vector
+from tsn_toolkit.store.layout import Architecture, CodedLayer, KeptSlots, UnitMasks
+from tsn_toolkit.store.lineage import Inherited
+from tsn_toolkit.store.trunk_part import CHECKPOINT, MAX_SEED, PRECISION, SEED
+from tsn_toolkit.vocabulary import MAX_CODE, TRUNK, SlotState, VectorPrecision
 
 _NAME = re.compile(r"[a-z0-9_-]{1,100}")
 _ISOLATIONS = ("exact", "none")
@@ -44,22 +45,23 @@ def check_trunk(architecture: Architecture, trunk: TrunkResult) -> None:
     for layer in architecture.layers:
         if layer.name in trunk.layers:
             codes = trunk.layers[layer.name]
-            everything = np.ones(layer.shape, np.bool_)
-            _check_codes(f"trunk: layer `{layer.name}`", layer, codes, everything, np.ones(layer.shape[0], np.bool_))
+            _check_codes(f"trunk: layer `{layer.name}`", layer, codes, architecture.kept_slots({}, layer), PRECISION)
             if not (codes.states == SlotState.OWN).all():
                 raise StoreError(f"trunk: layer `{layer.name}` must own every slot, {int((codes.states != SlotState.OWN).sum())} are not OWN")
-    _check_vectors("trunk", architecture, {}, trunk)
+    _check_vectors("trunk", architecture, {}, trunk, PRECISION)
     if trunk.head is not None:
-        _check_head("trunk", architecture, {}, trunk.head, len(trunk.head.codes))
+        _check_head("trunk", architecture, {}, trunk.head, len(trunk.head.codes), PRECISION)
 
 
-def check_task(architecture: Architecture, parent: Owner, result: TaskResult) -> None:
-    """Checks a task result against the architecture and its decoded parent.
+def check_task(architecture: Architecture, above: Mapping[str, Inherited], result: TaskResult) -> None:
+    """Checks a task result against the architecture and what the task inherits, by layer.
 
     Raises:
         StoreError: it cannot be stored as it is.
     """
-    where = f"task `{result.name}`"
+    where, precision = f"task `{result.name}`", result.vector_precision
+    if precision not in get_args(VectorPrecision):
+        raise StoreError(f"{where}: vector_precision must be one of {get_args(VectorPrecision)}, got `{precision}`")
     if result.isolation not in _ISOLATIONS:
         raise StoreError(f"{where}: isolation must be one of {_ISOLATIONS}, got `{result.isolation}`")
     if not isinstance(result.strategy, str):
@@ -73,19 +75,23 @@ def check_task(architecture: Architecture, parent: Owner, result: TaskResult) ->
         raise StoreError(f"{where}: layers {unknown} are not in the store's architecture (the head is handed over as `head`)")
     for layer in architecture.layers:
         place = f"{where}: layer `{layer.name}`"
-        above = parent.layers[layer.name]
+        inherited = above[layer.name]
         if layer.name not in result.layers:
-            if above.scale is None:
+            if inherited.scale is None:
                 raise StoreError(f"{place} is shared, but neither the trunk nor an ancestor holds it. Give it codes.")
             continue
-        codes = result.layers[layer.name]
+        own = result.layers[layer.name]
         kept = architecture.kept_slots(result.unit_masks, layer)
-        _check_codes(place, layer, codes, kept, architecture.kept_outputs(result.unit_masks, layer))
-        orphans = int(((codes.states == SlotState.REUSE) & ~above.present).sum())
-        if orphans:
-            raise StoreError(f"{place} reuses {orphans} slots that neither the trunk nor an ancestor owns; make them OWN or PRUNED")
-    _check_vectors(where, architecture, result.unit_masks, result)
-    _check_head(where, architecture, result.unit_masks, result.head, len(result.classes))
+        if isinstance(own, LayerPlanes):
+            _check_planes(place, layer, own, kept, precision)
+            continue
+        _check_codes(place, layer, own, kept, precision)
+        for state, verb in ((SlotState.REUSE, "reuses"), (SlotState.REFINE, "refines")):
+            orphans = int(((own.states == state) & ~inherited.present).sum())
+            if orphans:
+                raise StoreError(f"{place} {verb} {orphans} slots that neither the trunk nor an ancestor owns; make them OWN or PRUNED")
+    _check_vectors(where, architecture, result.unit_masks, result, precision)
+    _check_head(where, architecture, result.unit_masks, result.head, len(result.classes), precision)
     for name, span in result.ranges.items():
         _check_range(f"{where}: range `{name}`", span)
     for name, value in result.validation.items():
@@ -93,26 +99,27 @@ def check_task(architecture: Architecture, parent: Owner, result: TaskResult) ->
             raise StoreError(f"{where}: validation number `{name}` must be finite, got {value}")
 
 
-def check_word(name: str, layer: str, asked: NDArray[np.bool_], bit_width: int, allocated: NDArray[np.uint16], word_bits: int) -> None:
+def check_word(name: str, layer: str, asked: NDArray[np.uint8], allocated: NDArray[np.uint16], word_bits: int) -> None:
     """Checks that no slot's word runs out of bits.
 
     Args:
         name: of the task.
         layer: of the slots.
-        asked: bool, shape of the weight: slots that ask for `bit_width` bits.
+        asked: uint8, shape of the weight: bits that each slot asks for.
         allocated: uint16, shape of the weight: bits that the trunk and all tasks have.
         word_bits: bits of one slot's word.
 
     Raises:
         StoreError: a slot would exceed its word.
     """
-    if not asked.any():
-        return
-    left = word_bits - int(allocated[asked].max())
-    if bit_width > left:
+    over = (asked > 0) & (allocated + asked > word_bits)
+    if over.any():
+        slot = int(np.where(over, allocated + asked, 0).argmax())
+        left = word_bits - int(allocated.flat[slot])
         raise StoreError(
-            f"task `{name}`: layer `{layer}` asks for {bit_width} bits at a slot that has {left} of its {word_bits} left. "
-            "Lower the bit width or the density, reuse more slots, or begin another store with a larger `trunk.word_bits`."
+            f"task `{name}`: layer `{layer}` asks for {int(asked.flat[slot])} bits at a slot that has {left} of its {word_bits} left "
+            f"({int(over.sum())} such slots). Lower the bit width or the density, reuse more slots, retire a task, "
+            "or begin another store with a larger `trunk.word_bits`."
         )
 
 
@@ -127,42 +134,75 @@ def _check_unit_masks(where: str, architecture: Architecture, masks: UnitMasks) 
             raise StoreError(f"{where}: unit mask of group `{name}` keeps 0 of {sizes[name]} units; at least one must stay")
 
 
-def _check_codes(place: str, layer: CodedLayer, codes: LayerCodes, kept: NDArray[np.bool_], outputs: NDArray[np.bool_]) -> None:
-    if codes.states.dtype != np.uint8 or codes.states.shape != layer.shape or codes.states.max() > SlotState.OWN:
-        raise StoreError(f"{place}: states must be uint8 {layer.shape} of 0..2, got {codes.states.dtype} {codes.states.shape}, {codes.states.max()}")
-    alive = int((codes.states[~kept] != SlotState.PRUNED).sum())
+def _check_codes(place: str, layer: CodedLayer, own: LayerCodes, kept: KeptSlots, precision: VectorPrecision) -> None:
+    top = SlotState.OWN if own.refinement is None else SlotState.REFINE
+    if own.states.dtype != np.uint8 or own.states.shape != layer.shape or own.states.max() > top:
+        refine = " (REFINE needs a refinement)" if own.refinement is None else ""
+        raise StoreError(
+            f"{place}: states must be uint8 {layer.shape} of 0..{int(top)}{refine}, got {own.states.dtype} {own.states.shape}, {own.states.max()}"
+        )
+    alive = int(np.count_nonzero(own.states)) - int(np.count_nonzero(kept.take(own.states)))
     if alive:
         raise StoreError(f"{place}: {alive} slots of dead units are not PRUNED")
-    owned = int((codes.states == SlotState.OWN).sum())
-    entries = 1 << codes.bit_width if 0 < codes.bit_width <= 8 else 0
-    if not 0 <= codes.bit_width <= 8 or codes.codebook.dtype != np.int8 or codes.codebook.shape != (entries,):
-        raise StoreError(
-            f"{place}: a codebook of {codes.bit_width} bits (0..8) must be int8 ({entries},), got {codes.codebook.dtype} {codes.codebook.shape}"
-        )
-    if (np.diff(codes.codebook.astype(np.int16)) < 0).any() or (codes.codebook < -MAX_CODE).any():
-        raise StoreError(f"{place}: the codebook must ascend within [-{MAX_CODE}, {MAX_CODE}], got {codes.codebook.tolist()}")
-    if codes.codes.dtype != np.uint8 or codes.codes.shape != (owned,):
-        raise StoreError(f"{place}: {owned} own slots need uint8 codes ({owned},), got {codes.codes.dtype} {codes.codes.shape}")
-    if owned and int(codes.codes.max()) >= entries:
-        raise StoreError(f"{place}: code {int(codes.codes.max())} is outside its codebook of {entries} entries")
-    if codes.scale.dtype != np.float32 or codes.scale.shape != (layer.shape[0],):
-        raise StoreError(f"{place}: scale must be float32 ({layer.shape[0]},), got {codes.scale.dtype} {codes.scale.shape}")
-    _check_storable(f"{place}: scale", codes.scale[outputs])
+    try:
+        parse_granularity(own.granularity)
+    except ValueError as error:
+        raise StoreError(f"{place}: {error}") from error
+    _check_codebook(place, "own", own, int((own.states == SlotState.OWN).sum()), lowest_width=0)
+    if own.refinement is not None:
+        _check_codebook(f"{place}: refinement", "REFINE", own.refinement, int((own.states == SlotState.REFINE).sum()), lowest_width=1)
+    _check_scale(place, layer, own.scale, kept, precision)
 
 
-def _check_vectors(where: str, architecture: Architecture, masks: UnitMasks, result: TaskResult | TrunkResult) -> None:
+def _check_codebook(place: str, kind: str, coded: LayerCodes | Refinement, slots: int, lowest_width: int) -> None:
+    width, codebook, codes = coded.bit_width, coded.codebook, coded.codes
+    entries = 1 << width if 0 < width <= 8 else 0
+    if not lowest_width <= width <= 8 or codebook.dtype != np.int8 or codebook.shape != (entries,):
+        raise StoreError(f"{place}: a codebook of {width} bits ({lowest_width}..8) must be int8 ({entries},), got {codebook.dtype} {codebook.shape}")
+    if (np.diff(codebook.astype(np.int16)) < 0).any() or (codebook < -MAX_CODE).any():
+        raise StoreError(f"{place}: the codebook must ascend within [-{MAX_CODE}, {MAX_CODE}], got {codebook.tolist()}")
+    if codes.dtype != np.uint8 or codes.shape != (slots,):
+        raise StoreError(f"{place}: {slots} {kind} slots need uint8 codes ({slots},), got {codes.dtype} {codes.shape}")
+    if slots and int(codes.max()) >= entries:
+        raise StoreError(f"{place}: code {int(codes.max())} is outside its codebook of {entries} entries")
+
+
+def _check_planes(place: str, layer: CodedLayer, own: LayerPlanes, kept: KeptSlots, precision: VectorPrecision) -> None:
+    if own.signs.dtype != np.bool_ or own.signs.shape != layer.shape:
+        raise StoreError(f"{place}: signs must be bool {layer.shape}, got {own.signs.dtype} {own.signs.shape}")
+    set_dead = int(np.count_nonzero(own.signs)) - int(np.count_nonzero(kept.take(own.signs)))
+    if set_dead:
+        raise StoreError(f"{place}: {set_dead} signs of dead units are not False")
+    if own.gain.dtype != np.int8 or own.gain.shape != (layer.shape[0],) or (own.gain < 0).any():
+        raise StoreError(f"{place}: gain must be int8 ({layer.shape[0]},) in 0..{MAX_CODE}, got {own.gain.dtype} {own.gain.shape}")
+    if own.gain[~kept.outputs].any():
+        raise StoreError(f"{place}: gain of dead units must be 0, got {own.gain[~kept.outputs].max()}")
+    _check_scale(place, layer, own.scale, kept, precision)
+
+
+def _check_scale(place: str, layer: CodedLayer, scale: NDArray[np.float32], kept: KeptSlots, precision: VectorPrecision) -> None:
+    if scale.dtype != np.float32 or scale.shape != (layer.shape[0],):
+        raise StoreError(f"{place}: scale must be float32 ({layer.shape[0]},), got {scale.dtype} {scale.shape}")
+    _check_storable(f"{place}: scale", scale[kept.outputs], precision)
+
+
+def _check_vectors(
+    where: str, architecture: Architecture, masks: UnitMasks, result: TaskResult | TrunkResult, precision: VectorPrecision
+) -> None:
     vectors = {f"{name} (gain)": (name, norm.gain) for name, norm in result.norms.items()}
     vectors |= {f"{name} (shift)": (name, norm.shift) for name, norm in result.norms.items()}
     for kind, entries in (("norm", vectors), ("bias", {name: (name, bias) for name, bias in result.biases.items()})):
         for label, (module, vector) in entries.items():
             place = f"{where}: {kind} `{label}`"
-            _check_vector(place, architecture, masks, module, vector)
+            _check_vector(place, architecture, masks, module, vector, precision)
     for name, norm in result.norms.items():
         if len(norm.gain) != len(norm.shift):
             raise StoreError(f"{where}: norm `{name}` has {len(norm.gain)} gains and {len(norm.shift)} shifts")
 
 
-def _check_vector(place: str, architecture: Architecture, masks: UnitMasks, module: str, vector: NDArray[np.float32]) -> None:
+def _check_vector(
+    place: str, architecture: Architecture, masks: UnitMasks, module: str, vector: NDArray[np.float32], precision: VectorPrecision
+) -> None:
     if vector.dtype != np.float32 or vector.ndim != 1:
         raise StoreError(f"{place} must be a float32 vector, got {vector.dtype} {vector.shape}")
     try:
@@ -171,10 +211,12 @@ def _check_vector(place: str, architecture: Architecture, masks: UnitMasks, modu
         raise StoreError(f"{place}: {error}") from error
     if vector[~kept].any():
         raise StoreError(f"{place} must hold 0 at dead units, got {vector[~kept][vector[~kept] != 0][0]}")
-    _check_storable(place, vector[kept])
+    _check_storable(place, vector[kept], precision)
 
 
-def _check_head(where: str, architecture: Architecture, masks: UnitMasks, head: HeadState, classes: int) -> None:
+def _check_head(
+    where: str, architecture: Architecture, masks: UnitMasks, head: HeadState, classes: int, precision: VectorPrecision
+) -> None:
     place = f"{where}: head `{architecture.head}`"
     shape = (classes, architecture.head_features)
     if classes < 1 or head.codes.dtype != np.int8 or head.codes.shape != shape:
@@ -186,7 +228,7 @@ def _check_head(where: str, architecture: Architecture, masks: UnitMasks, head: 
     for label, vector in (("scale", head.scale), ("bias", head.bias)):
         if vector.dtype != np.float32 or vector.shape != (classes,):
             raise StoreError(f"{place}: {label} must be float32 ({classes},), got {vector.dtype} {vector.shape}")
-        _check_storable(f"{place}: {label}", vector)
+        _check_storable(f"{place}: {label}", vector, precision)
 
 
 def _check_range(place: str, span: ActivationRange) -> None:
@@ -196,26 +238,8 @@ def _check_range(place: str, span: ActivationRange) -> None:
         raise StoreError(f"{place}: zero point must be an integer of 16 bits, got {span.zero_point}")
 
 
-def _check_storable(place: str, vector: NDArray[np.float32]) -> None:
+def _check_storable(place: str, vector: NDArray[np.float32], precision: VectorPrecision) -> None:
     try:
-        stored = round_half(vector)
+        encode_vector(vector, precision)
     except NumericsError as error:
-        raise StoreError(f"{place}: {error}") from error
-    changed = np.flatnonzero(stored != vector)
-    if len(changed):
-        first = int(changed[0])
-        raise StoreError(
-            f"{place}: value {vector[first]!r} cannot be stored exactly (nearest is {stored[first]!r}). Round the vector with round_half first."
-        )
-
-
-def recipe_difference(base: Mapping[str, object], recipe: Mapping[str, object]) -> dict[str, object]:
-    """The top-level keys in which a JSON recipe differs from `base`: {"set": {...}, "removed": [...]}, both left out when empty."""
-    difference: dict[str, object] = {}
-    changed = {key: value for key, value in recipe.items() if key not in base or canonical_json(base[key]) != canonical_json(value)}
-    removed = sorted(set(base) - set(recipe))
-    if changed:
-        difference["set"] = changed
-    if removed:
-        difference["removed"] = removed
-    return difference
+        raise StoreError(f'{place}: {error}. Round the vector with round_vector(vector, "{precision}") first.') from error

@@ -1,32 +1,38 @@
-"""The least that masks and codes could take: the entropy of the mask symbols given the layer and the context in use, and of the codes per layer."""
+"""The least that masks and codes could take: the entropy of the mask bits given the layer and the contexts in use, and of the codes per layer."""
 
 import math
 
 import numpy as np
 
+from tsn_toolkit.contracts import LayerCodes
 from tsn_toolkit.numerics.entropy import ideal_bits
-from tsn_toolkit.store.lineage import slot_context
+from tsn_toolkit.store.layer_blobs import code_runs, known_slots
+from tsn_toolkit.store.layout import KeptSlots
+from tsn_toolkit.store.lineage import OwnerLayer
+from tsn_toolkit.store.masks import mask_entropy_bits
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.store.symbols import count_symbols
-from tsn_toolkit.vocabulary import TRUNK
 
 
 def entropy_bytes(store: Store) -> int:
     """Entropy of all masks and codes of a store, in bytes, rounded up; unit masks and everything that is not a mask or a code are left out."""
-    return math.ceil(sum(owner_entropy_bits(store, owner) for owner in (TRUNK, *(entry.name for entry in store.entries))) / 8)
+    return math.ceil(sum(entropy_bits_by_owner(store).values()) / 8)
 
 
-def owner_entropy_bits(store: Store, name: str) -> float:
-    """Entropy of the masks and codes of one owner's own part, in bits."""
-    owner = store.decoded(name)
-    bits = 0.0
-    for layer in store.architecture.layers:
-        own = owner.layers[layer.name]
-        if own.codes is None:
-            continue
-        bits += ideal_bits(np.bincount(own.codes.codes, minlength=1))
-        if owner.parent is not None and own.depth is not None:
-            kept = store.architecture.kept_slots(owner.unit_masks, layer)
-            context = slot_context(owner.parent, layer, kept)
-            bits += ideal_bits(count_symbols(context.numbers(own.depth), own.states[kept], own.depth))
+def entropy_bits_by_owner(store: Store) -> dict[str, float]:
+    """Entropy of the masks and codes of each owner's own part, in bits."""
+    bits: dict[str, float] = {}
+    for layer, owners in store.layers_of_all():
+        for name, held in owners:
+            kept = store.architecture.kept_slots(store.part(name).unit_masks, layer)
+            bits[name] = bits.get(name, 0.0) + _layer_bits(held, kept)
+    return bits
+
+
+def _layer_bits(held: OwnerLayer, kept: KeptSlots) -> float:
+    if held.own is None:
+        return 0.0
+    bits = sum(ideal_bits(np.bincount(codes, minlength=1)) for codes, _ in code_runs(held.own, kept))
+    if held.form is not None and isinstance(held.own, LayerCodes):
+        refines = held.own.refinement is not None
+        bits += mask_entropy_bits(kept.take(held.states), known_slots(held.above, kept), held.form, refines=refines)
     return bits

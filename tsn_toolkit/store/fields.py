@@ -34,8 +34,10 @@ def listing(value: object, length: int | None = None) -> list[object]:
 
 
 def named_lengths(value: object) -> NamedLengths:
-    """A list of [name, length], names distinct."""
+    """A list of [name, length], names distinct, at most `MAX_LENGTH` entries in all."""
     entries = tuple((text(name), integer(length, 0, MAX_LENGTH)) for name, length in (listing(entry, 2) for entry in listing(value)))
     if len({name for name, _ in entries}) != len(entries):
         raise PartError("the metadata names a norm or bias twice")
+    if sum(length for _, length in entries) > MAX_LENGTH:
+        raise PartError(f"the metadata give its norms or biases more than {MAX_LENGTH} entries")
     return entries

@@ -2,8 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tsn_toolkit.errors import StoreError
@@ -21,14 +21,24 @@ def task_path(index: int, name: str) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that after any kill or power cut it is either whole or absent (or as it was)."""
+    """Writes a file so that after any kill or power cut it is either whole or absent (or as it was).
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
     incoming = path.parent / INCOMING
-    with incoming.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    incoming.replace(path)
-    _sync_folder(path.parent)
+    try:
+        with incoming.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        incoming.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            incoming.unlink()
+        reason = error.strerror or type(error).__name__
+        raise StoreError(f"{path}: {len(data)} bytes cannot be written ({reason}). What was there before stays; make room and retry.") from error
 
 
 @contextmanager
@@ -82,10 +92,11 @@ def claim_folder(path: Path) -> None:
     _sync_folder(path)
 
 
-def remove_orphans(path: Path, index: int) -> None:
-    """Removes parts of task `index` that a kill left before the manifest named them."""
-    for orphan in sorted((path / TASKS).glob(f"{index:03d}-*.safetensors")):
-        orphan.unlink()
+def remove_orphans(path: Path, living: Collection[str]) -> None:
+    """Removes parts that the manifest does not name: a kill left them."""
+    for part in sorted((path / TASKS).glob("[0-9][0-9][0-9]*-*.safetensors")):
+        if f"{TASKS}/{part.name}" not in living:
+            part.unlink()
 
 
 def read_bytes(path: Path, part: str) -> bytes:

@@ -1,21 +1,23 @@
 """Where a store's bytes are, and whose weights each task uses."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.entropy_size import entropy_bytes
 from tsn_toolkit.store.folder import MANIFEST, read_bytes
-from tsn_toolkit.store.lineage import Owner
-from tsn_toolkit.store.part import blob_sizes_bytes
+from tsn_toolkit.store.part_files import Entry
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK, SlotState
 
 KINDS = ("values", "masks", "codebooks", "scales", "norms", "biases", "heads", "metadata")
 
 _KIND_OF_BLOB = {
+    "layers": "metadata",
     "masks": "masks",
     "values": "values",
     "codebooks": "codebooks",
@@ -33,21 +35,22 @@ def inspect_store(store: Store) -> dict[str, Any]:
     Returns:
         `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; a file that
         belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (of its part), density (used slots
-        / all slots), own_slots, reuse_slots; `entropy_bytes`.
+        / all slots), own_slots, reuse_slots, refine_slots; `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner ->
+        bits), free_bits; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
     """
     parts = [_whole_file(store.path, MANIFEST)]
-    parts.append(_part(store.trunk_entry.path, store.part_bytes(store.trunk_entry)))
-    parts += [_part(entry.path, store.part_bytes(entry)) for entry in store.entries]
+    parts += [_part(store, TRUNK, store.trunk_entry), *(_part(store, entry.name, entry) for entry in store.entries)]
     known = {part["path"] for part in parts}
     files = sorted(file.relative_to(store.path).as_posix() for file in store.path.rglob("*") if file.is_file() and not file.is_symlink())
     parts += [{**_whole_file(store.path, path), "orphan": True} for path in files if path not in known]
     return {
         "parts": parts,
         "total_bytes": sum(part["bytes"] for part in parts),
-        "tasks": [_task(store, entry.name, entry.parent, entry.size_bytes) for entry in store.entries],
+        "tasks": _tasks(store),
+        "layers": [{"name": name, **asdict(words), "free_bits": words.free_bits} for name, words in allocation(store).items()],
         "entropy_bytes": entropy_bytes(store),
     }
 
@@ -57,27 +60,18 @@ def sharing_matrix(store: Store) -> tuple[tuple[str, ...], NDArray[np.float64]]:
 
     Returns:
         Owner names (the trunk, then the tasks in order), and a float64 array (tasks, owners): entry [i, j] is the fraction of the slots that task i
-        uses whose value belongs to owner j. A row sums to 1, or to 0 for a task that uses no slot.
+        uses whose value belongs to owner j (a refined value to the task that refines it). A row sums to 1, or to 0 for a task that uses no slot.
     """
     names = (TRUNK, *(entry.name for entry in store.entries))
-    matrix = np.zeros((len(store.entries), len(names)))
-    for row, entry in enumerate(store.entries):
-        counts = np.zeros(len(names), np.int64)
-        task = store.decoded(entry.name)
-        for layer in store.architecture.layers:
-            used = task.layers[layer.name].states != SlotState.PRUNED
-            counts += np.bincount(_owners(task, layer.name, names)[used], minlength=len(names))
-        matrix[row] = counts / max(int(counts.sum()), 1)
-    return names, matrix
-
-
-def _owners(owner: Owner, layer: str, names: tuple[str, ...]) -> NDArray[np.int64]:
-    """Index of the owner of the value that the frozen view shows at each slot; -1 where there is none."""
-    own = owner.layers[layer]
-    owners = np.full(own.states.shape, -1, np.int64) if owner.parent is None else _owners(owner.parent, layer, names)
-    if own.codes is not None:
-        owners[own.states == SlotState.OWN] = names.index(owner.name)
-    return owners
+    counts = np.zeros((len(names), len(names)), np.int64)
+    for layer, owners in store.layers_of_all():
+        of_slots: dict[str, NDArray[np.int32]] = {}
+        for row, (name, held) in enumerate(owners):
+            of_slots[name] = np.full(layer.shape, -1, np.int32) if name == TRUNK else of_slots[store.entry(name).parent].copy()
+            if held.own is not None:
+                of_slots[name][held.states >= SlotState.OWN] = row
+            counts[row] += np.bincount(of_slots[name][held.states != SlotState.PRUNED], minlength=len(names))
+    return names, counts[1:] / np.maximum(counts[1:].sum(axis=1, keepdims=True), 1)
 
 
 def _whole_file(folder: Path, path: str) -> dict[str, Any]:
@@ -85,23 +79,29 @@ def _whole_file(folder: Path, path: str) -> dict[str, Any]:
     return {"path": path, "bytes": size_bytes, "breakdown": {**dict.fromkeys(KINDS, 0), "metadata": size_bytes}}
 
 
-def _part(path: str, data: bytes) -> dict[str, Any]:
-    breakdown = dict.fromkeys(KINDS, 0)
-    breakdown["metadata"], blobs = blob_sizes_bytes(data)
-    for blob, size_bytes in blobs.items():
+def _part(store: Store, owner: str, entry: Entry) -> dict[str, Any]:
+    part = store.part(owner).part
+    breakdown = {**dict.fromkeys(KINDS, 0), "metadata": part.header_bytes}
+    for blob, size_bytes in part.sizes_bytes.items():
         breakdown[_KIND_OF_BLOB[blob]] += size_bytes
-    return {"path": path, "bytes": len(data), "breakdown": breakdown}
+    return {"path": entry.path, "bytes": entry.size_bytes, "breakdown": breakdown}
 
 
-def _task(store: Store, name: str, parent: str, size_bytes: int) -> dict[str, Any]:
-    counts = np.zeros(len(SlotState), np.int64)
-    for states in store.states(name).values():
-        counts += np.bincount(states.reshape(-1), minlength=len(SlotState))
-    return {
-        "name": name,
-        "parent": parent,
-        "marginal_bytes": size_bytes,
-        "density": float(counts[SlotState.REUSE] + counts[SlotState.OWN]) / max(store.architecture.size, 1),
-        "own_slots": int(counts[SlotState.OWN]),
-        "reuse_slots": int(counts[SlotState.REUSE]),
-    }
+def _tasks(store: Store) -> list[dict[str, Any]]:
+    counts = {entry.name: np.zeros(len(SlotState), np.int64) for entry in store.entries}
+    for _, owners in store.layers_of_all():
+        for name, held in owners:
+            if name != TRUNK:
+                counts[name] += np.bincount(held.states.reshape(-1), minlength=len(SlotState))
+    return [
+        {
+            "name": entry.name,
+            "parent": entry.parent,
+            "marginal_bytes": entry.size_bytes,
+            "density": float(counts[entry.name][SlotState.REUSE :].sum()) / max(store.architecture.size, 1),
+            "own_slots": int(counts[entry.name][SlotState.OWN]),
+            "reuse_slots": int(counts[entry.name][SlotState.REUSE]),
+            "refine_slots": int(counts[entry.name][SlotState.REFINE]),
+        }
+        for entry in store.entries
+    ]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ MAX_LENGTH = 1 << 24
 UnitMasks = Mapping[str, NDArray[np.bool_]]
 NamedLengths = tuple[tuple[str, int], ...]
 
+_Entry = TypeVar("_Entry", bound=np.generic)
+
 _VECTOR_SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -37,6 +40,55 @@ class CodedLayer:
     def size(self) -> int:
         """Number of slots."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class KeptSlots:
+    """The slots of a weight that no dead unit takes away: a box, some indices of each dimension.
+
+    Attributes:
+        full: shape of the weight.
+        kept: dimension -> indices kept, bool (length,); a dimension left out keeps all.
+    """
+
+    full: tuple[int, ...]
+    kept: Mapping[int, NDArray[np.bool_]]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Kept indices of each dimension."""
+        return tuple(int(np.count_nonzero(self.kept[dim])) if dim in self.kept else length for dim, length in enumerate(self.full))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of kept slots."""
+        return math.prod(self.shape)
+
+    @property
+    def row_length(self) -> int:
+        """Kept slots of one output channel."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def outputs(self) -> NDArray[np.bool_]:
+        """Output channels that are kept: bool (out_channels,)."""
+        return self.kept[0] if 0 in self.kept else np.ones(self.full[0], np.bool_)
+
+    def take(self, array: NDArray[_Entry]) -> NDArray[_Entry]:
+        """The kept entries of an array with the shape of the weight: (size,), C order; a view where all are kept."""
+        for dim, kept in self.kept.items():
+            array = array.take(np.flatnonzero(kept), axis=dim)
+        return array.reshape(-1)
+
+    def spread(self, values: NDArray[_Entry]) -> NDArray[_Entry]:
+        """The inverse of `take`: kept entries from `values` (size,), all others 0."""
+        array, shape = values.reshape(self.shape), list(self.shape)
+        for dim, kept in reversed(tuple(self.kept.items())):
+            shape[dim] = len(kept)
+            wider = np.zeros(shape, values.dtype)
+            wider[(slice(None),) * dim + (np.flatnonzero(kept),)] = array
+            array = wider
+        return array
 
 
 @dataclass(frozen=True)
@@ -101,17 +153,12 @@ class Architecture:
                 kept &= np.where(unit >= 0, masks[group][np.maximum(unit, 0)], True)
         return kept
 
-    def kept_slots(self, masks: UnitMasks, layer: CodedLayer) -> NDArray[np.bool_]:
-        """Slots of a layer whose output and input units are all kept: bool, shape of the weight."""
-        kept = np.ones(layer.shape, np.bool_)
-        for dim, length in enumerate(layer.shape):
-            along = self.kept_along(masks, f"{layer.name}.weight", dim, length)
-            kept &= along.reshape([-1 if axis == dim else 1 for axis in range(len(layer.shape))])
-        return kept
-
-    def kept_outputs(self, masks: UnitMasks, layer: CodedLayer) -> NDArray[np.bool_]:
-        """Output channels of a layer whose units are kept: bool (out_channels,)."""
-        return self.kept_along(masks, f"{layer.name}.weight", 0, layer.shape[0])
+    def kept_slots(self, masks: UnitMasks, layer: CodedLayer) -> KeptSlots:
+        """Slots of a layer whose output and input units are all kept."""
+        if not masks:
+            return KeptSlots(layer.shape, {})
+        along = {dim: self.kept_along(masks, f"{layer.name}.weight", dim, length) for dim, length in enumerate(layer.shape)}
+        return KeptSlots(layer.shape, {dim: kept for dim, kept in along.items() if not kept.all()})
 
     def kept_entries(self, masks: UnitMasks, module: str, length: int) -> NDArray[np.bool_]:
         """Entries of a per-unit vector (norm or bias) of a module whose units are kept: bool (length,)."""

@@ -1,117 +1,170 @@
-"""What an owner holds after its own part is laid over its parent's: states, own codes, and the frozen view that its children inherit.
+"""What an owner holds at one layer, and what its children inherit.
 
 The frozen view of an owner at a slot is the value owned by the nearest of the owner itself, its parent, ... the trunk. What a task answers with is
-that view wherever the task is not PRUNED: an OWN slot shows its own value there, a REUSE slot its parent's.
+that view wherever the task is not PRUNED: an OWN slot shows its own value there, a REUSE slot its parent's, a REFINE slot its parent's plus its own
+residual. A `planes` layer refines at every kept slot; where nobody owns the slot, it refines 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, NormState
-from tsn_toolkit.store.layout import Architecture, CodedLayer, NamedLengths, UnitMasks
+from tsn_toolkit.contracts import LayerCodes, LayerPlanes
+from tsn_toolkit.numerics.lookup import look_up
+from tsn_toolkit.store.layout import CodedLayer, KeptSlots
+from tsn_toolkit.store.mask_forms import MaskForm
 from tsn_toolkit.store.part import PartError
-from tsn_toolkit.store.symbols import MAX_DEPTH, SlotContext
-from tsn_toolkit.vocabulary import SlotState
+from tsn_toolkit.vocabulary import MAX_CODE, SlotState
+
+_CHUNK = 1 << 16
+"""Slots of a plane that are added at a time."""
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """One layer as a child of an owner finds it.
+
+    Attributes:
+        q: int8, shape of the weight; the frozen view, 0 where nobody owns the slot.
+        present: bool, shape of the weight; where the view holds a value.
+        history: uint8, shape of the weight; bit 7 says that the owner uses the slot, bit 6 that its parent does, and so on; the trunk counts as none.
+        scale: float32 (out_channels,); that of a dead unit is the one inherited, 0 where there is none. None while no owner has the layer.
+    """
+
+    q: NDArray[np.int8]
+    present: NDArray[np.bool_]
+    history: NDArray[np.uint8]
+    scale: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
 class OwnerLayer:
-    """One layer of one owner.
+    """One layer of one owner, decoded.
 
     Attributes:
+        above: what the owner inherited.
         states: uint8, shape of the weight; what the owner does at each slot, also where the layer is `shared`.
-        codes: the owner's own codes; None for a `shared` layer and for a seed trunk.
-        view: int8, shape of the weight; the frozen view the owner hands to its children, 0 where nobody owns the slot.
-        present: bool, shape of the weight; where the view holds a value.
-        scale: float32 (out_channels,); that of a dead unit is the parent's, 0 where no ancestor has one. None while no ancestor has the layer.
-        depth: context depth of the mask symbols in the file; None where the file holds none.
+        own: the owner's own codes or planes; None for a `shared` layer and for a seed trunk.
+        kept_outputs: bool (out_channels,), which units are kept.
+        form: how the file holds the mask; None where it holds none.
     """
 
+    above: Inherited
     states: NDArray[np.uint8]
-    codes: LayerCodes | None
-    view: NDArray[np.int8]
-    present: NDArray[np.bool_]
-    scale: NDArray[np.float32] | None
-    depth: int | None = None
+    own: LayerCodes | LayerPlanes | None
+    kept_outputs: NDArray[np.bool_]
+    form: MaskForm | None = None
+
+    @property
+    def codes(self) -> LayerCodes | None:
+        """The owner's own codes; None where the layer is not of encoding `codes`."""
+        return self.own if isinstance(self.own, LayerCodes) else None
 
     @property
     def q(self) -> NDArray[np.int8]:
-        """What the owner answers with: int8, shape of the weight, 0 where pruned."""
-        return np.where(self.states == SlotState.PRUNED, np.int8(0), self.view)
+        """What the owner answers with: int8, shape of the weight, 0 where pruned; may be shared with the view."""
+        used = self.states != SlotState.PRUNED
+        return self.view if used.all() else np.multiply(self.view, used)
+
+    @cached_property
+    def view(self) -> NDArray[np.int8]:
+        """The frozen view that the owner hands to its children: int8, shape of the weight."""
+        if self.own is None:
+            return self.above.q
+        if isinstance(self.own, LayerPlanes):
+            step = _plane_steps(self.own)
+            if not self.states.all():
+                step *= self.states != SlotState.PRUNED
+            return step if self.above.scale is None else _add_(step, self.above.q)
+        values = look_up(self.own.codes, self.own.codebook) if self.own.codebook.size else np.zeros(0, np.int8)
+        if len(values) == self.states.size:
+            return values.reshape(self.states.shape)
+        view = self.above.q.copy()
+        flat, states = view.reshape(-1), self.states.reshape(-1)
+        flat[np.flatnonzero(states == SlotState.OWN)] = values
+        if self.own.refinement is not None:
+            slots = np.flatnonzero(states == SlotState.REFINE)
+            flat[slots] = _clip(np.add(flat[slots], self.own.refinement.codebook[self.own.refinement.codes], dtype=np.int16))
+        return view
+
+    @cached_property
+    def scale(self) -> NDArray[np.float32] | None:
+        """float32 (out_channels,); that of a dead unit is the one inherited. None while no owner has the layer."""
+        if self.own is None:
+            return self.above.scale
+        inherited = np.float32(0) if self.above.scale is None else self.above.scale
+        return np.where(self.kept_outputs, self.own.scale, inherited)
+
+    @cached_property
+    def below(self) -> Inherited:
+        """What the owner's children inherit."""
+        view, history = self.view, self._history()
+        present = self.states >= SlotState.OWN
+        present |= self.above.present
+        return Inherited(view, present, history, self.scale)
+
+    @property
+    def allocated(self) -> NDArray[np.uint8]:
+        """Bits of each slot's word that the owner allocated: shape of the weight."""
+        if self.own is None:
+            return np.zeros(self.states.shape, np.uint8)
+        if isinstance(self.own, LayerPlanes):
+            return np.asarray(self.states == SlotState.REFINE, np.uint8)
+        refine = 0 if self.own.refinement is None else self.own.refinement.bit_width
+        return look_up(self.states, np.array([0, 0, self.own.bit_width, refine], np.uint8))
+
+    def _history(self) -> NDArray[np.uint8]:
+        newest: NDArray[np.uint8] = (self.states != SlotState.PRUNED).view(np.uint8)
+        newest <<= 7
+        newest |= self.above.history >> np.uint8(1)
+        return newest
 
 
 @dataclass(frozen=True)
-class Owner:
-    """The trunk or one task, decoded.
+class TrunkLayer(OwnerLayer):
+    """One layer of the trunk: it owns every slot or none, and does not count as an ancestor that uses slots."""
 
-    Attributes:
-        name, parent: parent is None for the trunk.
-        metadata: of the part.
-        classes, unit_masks, norms, biases, head, ranges: as in `TaskResult`.
-        layers: every coded layer of the architecture.
-        norm_lengths, bias_lengths: in the order of the file; a child with the same names need not repeat them.
-    """
-
-    name: str
-    parent: Owner | None
-    metadata: Mapping[str, Any]
-    classes: tuple[int, ...]
-    unit_masks: UnitMasks
-    layers: Mapping[str, OwnerLayer]
-    norms: Mapping[str, NormState]
-    biases: Mapping[str, NDArray[np.float32]]
-    head: HeadState | None
-    ranges: Mapping[str, ActivationRange]
-    norm_lengths: NamedLengths
-    bias_lengths: NamedLengths
+    def _history(self) -> NDArray[np.uint8]:
+        return self.above.history
 
 
-def slot_context(parent: Owner, layer: CodedLayer, kept: NDArray[np.bool_]) -> SlotContext:
-    """What a child of `parent` knows of its kept slots before it reads its own symbols."""
-    ancestors: list[NDArray[np.uint8]] = []
-    owner: Owner | None = parent
-    while owner is not None and owner.parent is not None and len(ancestors) < MAX_DEPTH:  # the trunk is no task ancestor
-        ancestors.append(owner.layers[layer.name].states[kept])
-        owner = owner.parent
-    return SlotContext(parent.layers[layer.name].present[kept], ancestors)
+def nothing(layer: CodedLayer) -> Inherited:
+    """A layer that nobody owns yet, as below any trunk."""
+    zero: NDArray[np.uint8] = np.broadcast_to(np.uint8(0), layer.shape)  # one byte of memory
+    return Inherited(zero.view(np.int8), zero.view(np.bool_), zero, None)
 
 
-def lay_over(
-    parent: OwnerLayer, codes: LayerCodes, kept_outputs: NDArray[np.bool_], depth: int | None
-) -> OwnerLayer:
-    """An owner's own codes over its parent's layer."""
-    own = codes.states == SlotState.OWN
-    view = parent.view.copy()
-    view[own] = codes.codebook[codes.codes]
-    inherited = np.zeros_like(codes.scale) if parent.scale is None else parent.scale
-    scale = np.where(kept_outputs, codes.scale, inherited)
-    return OwnerLayer(codes.states, codes, view, parent.present | own, scale, depth)
-
-
-def share(parent: OwnerLayer, layer: CodedLayer, kept: NDArray[np.bool_]) -> OwnerLayer:
-    """A `shared` layer: the parent's frozen view inside the kept units.
+def shared_states(above: Inherited, layer: CodedLayer, kept: KeptSlots) -> NDArray[np.uint8]:
+    """States of a `shared` layer: the parent's frozen view inside the kept units.
 
     Raises:
         PartError: no ancestor has the layer.
     """
-    if parent.scale is None:
+    if above.scale is None:
         raise PartError(f"layer `{layer.name}` is shared, but neither the trunk nor an ancestor holds it")
-    states = np.where(kept & parent.present, SlotState.REUSE, SlotState.PRUNED).astype(np.uint8)
-    return OwnerLayer(states, None, parent.view, parent.present, parent.scale)
+    return kept.spread(kept.take(above.present)).view(np.uint8)  # True is REUSE
 
 
-def empty_layer(layer: CodedLayer) -> OwnerLayer:
-    """A layer that nobody owns yet, as below any trunk."""
-    zeros = np.zeros(layer.shape, np.uint8)
-    return OwnerLayer(zeros, None, zeros.astype(np.int8), zeros.astype(np.bool_), None)
+def _plane_steps(plane: LayerPlanes) -> NDArray[np.int8]:
+    """+gain where the sign is set, else -gain."""
+    gain = plane.gain.reshape(-1, *([1] * (plane.signs.ndim - 1)))
+    step: NDArray[np.int8] = plane.signs.view(np.int8) * (gain + gain)  # may wrap, and comes back
+    step -= gain
+    return step
 
 
-def nothing(architecture: Architecture) -> dict[str, OwnerLayer]:
-    """All layers, owned by nobody."""
-    return {layer.name: empty_layer(layer) for layer in architecture.layers}
+def _add_(step: NDArray[np.int8], inherited: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Adds what is inherited, clipped, in place; some rows at a time, so that the wider sums take little memory."""
+    rows = max(1, _CHUNK // max(step[0].size, 1))
+    for start in range(0, len(step), rows):
+        part = slice(start, start + rows)
+        step[part] = _clip(np.add(inherited[part], step[part], dtype=np.int16))
+    return step
+
+
+def _clip(values: NDArray[np.int16]) -> NDArray[np.int8]:
+    return np.clip(values, -MAX_CODE, MAX_CODE, out=values).astype(np.int8)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class TaskEntry:
         path: of its part inside the folder.
         sha256: of its part, hex.
         size_bytes: of its part.
-        index: number of the commit, from 0.
+        index: number in its path, ascending; a retired task leaves a gap.
     """
 
     name: str
@@ -78,6 +79,15 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes]:
     if not (path / MANIFEST).is_file():
         raise StoreError(f"{path}: not a store, there is no `{MANIFEST}`. Give the folder that a run wrote.")
     data = read_bytes(path, MANIFEST)
+    return parse_manifest(path, data), data
+
+
+def parse_manifest(path: Path, data: bytes) -> Manifest:
+    """Checks a manifest's bytes; `path` is the store or the packed file that they come from.
+
+    Raises:
+        StoreError: they are damaged, or of another schema version.
+    """
     try:
         body = json.loads(data)
         claimed = body.pop("sha256")
@@ -86,17 +96,22 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes]:
         if _with_hash(body) != data or not isinstance(claimed, str):
             raise ValueError("its own hash does not match its content")
         trunk = _entry(PartEntry, body["trunk"], path=TRUNK_PART)
-        entries = tuple(
-            _entry(TaskEntry, {**row, "index": index}, path=task_path(index, row["name"])) for index, row in enumerate(body["tasks"])
-        )
+        entries = tuple(_task_entry(row) for row in body["tasks"])
         _check_lineage(entries)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: `{MANIFEST}` is damaged ({error}). Restore it from a copy of the store.") from error
-    return Manifest(trunk, entries), data
+    return Manifest(trunk, entries)
 
 
 def _with_hash(body: dict[str, Any]) -> bytes:
     return canonical_json({**body, "sha256": hash_bytes(canonical_json(body).encode())}).encode()
+
+
+def _task_entry(row: dict[str, Any]) -> TaskEntry:
+    number = re.match(r"tasks/([0-9]{3,9})-", row["path"], re.ASCII)
+    index = int(number[1]) if number else 0
+    entry: TaskEntry = _entry(TaskEntry, {**row, "index": index}, path=task_path(index, row["name"]))
+    return entry
 
 
 def _entry(kind: type, row: dict[str, Any], *, path: str) -> Any:
@@ -111,7 +126,11 @@ def _entry(kind: type, row: dict[str, Any], *, path: str) -> Any:
 
 def _check_lineage(entries: tuple[TaskEntry, ...]) -> None:
     known = {TRUNK}
+    last = -1
     for entry in entries:
+        if entry.index <= last:
+            raise ValueError(f"the number of `{entry.path}` does not ascend")
+        last = entry.index
         if not valid_name(entry.name) or entry.name in known or entry.isolation not in ("exact", "none"):
             raise ValueError(f"`{entry.path}` has a name or isolation that no task may have")
         if entry.parent not in known:

@@ -1,21 +1,30 @@
-"""One part of a store: a safetensors file of a few byte blobs and one metadata key with canonical JSON.
+"""One part of a store: a safetensors file with one byte vector, in which all blobs stand one after the other, and one metadata key of canonical JSON.
 
 A part is damaged data until proved otherwise: everything that reads one raises `PartError`, which the store turns into an error with the part's name.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
 METADATA_KEY = "tsn"
+TENSOR = "blobs"
 SCHEMA_VERSION = 1
 
-BLOBS = ("masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges")
-"""Every blob a part may hold; an empty one is left out of the file."""
+BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges")
+"""Every blob a part may hold, in the order of the file."""
+
+_LENGTH_BYTES = 8
+_ALIGNMENT_BYTES = 8
+_AHEAD_BYTES = 1 << 13
+
+Source = Callable[[int, int], bytes]
+"""Reads a file: (offset, size in bytes) -> bytes, fewer where the file ends."""
 
 
 class PartError(ValueError):
@@ -34,54 +43,106 @@ def canonical_json(value: object) -> str:
 
 def write_part(metadata: Mapping[str, Any], blobs: Mapping[str, bytes]) -> bytes:
     """The file's bytes: the same for the same arguments."""
-    tensors = {name: np.frombuffer(blobs[name], np.uint8) for name in BLOBS if blobs.get(name)}
-    return bytes(save(tensors, {METADATA_KEY: canonical_json({"schema": SCHEMA_VERSION, **metadata})}))
+    fields = [blobs.get(name, b"") for name in BLOBS]
+    text = canonical_json({**metadata, "schema": SCHEMA_VERSION, "blobs": [len(field) for field in fields]})
+    header = _header(text, sum(map(len, fields)))
+    return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *fields])
 
 
 def read_part(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Reads a part's bytes: its metadata and its blobs (a missing one is empty).
+    """Reads a part's bytes: its metadata without what `write_part` adds, and its blobs.
 
     Raises:
         PartError: not a safetensors file, or not one of ours.
     """
+    part = open_part(bytes_source(data), len(data))
+    return part.metadata, {name: part.blob(name).rest() for name in BLOBS}
+
+
+@dataclass(frozen=True)
+class Part:
+    """An opened part, whose blobs are read as they are needed.
+
+    Attributes:
+        metadata: without what `write_part` adds.
+        header_bytes: size of the header, its length field included.
+        sizes_bytes: of each blob.
+    """
+
+    metadata: dict[str, Any]
+    header_bytes: int
+    sizes_bytes: dict[str, int]
+    _source: Source
+
+    def blob(self, name: str) -> BlobReader:
+        """A reader at the beginning of a blob."""
+        starts = dict(zip(BLOBS, accumulate(self.sizes_bytes.values(), initial=self.header_bytes), strict=False))
+        return BlobReader(name, self._source, starts[name], self.sizes_bytes[name])
+
+
+def open_part(source: Source, size_bytes: int) -> Part:
+    """Opens a part of `size_bytes` bytes.
+
+    Raises:
+        PartError: not a safetensors file, or not one of ours.
+    """
+    length = int.from_bytes(source(0, _LENGTH_BYTES), "little")
+    if not 0 < length <= size_bytes - _LENGTH_BYTES:
+        raise PartError(f"its header of {length} bytes does not fit into its {size_bytes} bytes")
+    header = source(_LENGTH_BYTES, length)
     try:
-        tensors = load(data)
-        text = _header(data)["__metadata__"][METADATA_KEY]
+        text = json.loads(header)["__metadata__"][METADATA_KEY]
         metadata = json.loads(text)
         if canonical_json(metadata) != text:  # also refuses NaN and infinities, which could not be written again
             raise PartError("its metadata are not canonical JSON")
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PartError(f"not a readable part ({type(error).__name__}: {error})") from error
-    if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA_VERSION:
+    if not isinstance(metadata, dict) or metadata.pop("schema", None) != SCHEMA_VERSION:
         raise PartError(f"its schema version is not {SCHEMA_VERSION}")
-    for name, tensor in tensors.items():
-        if name not in BLOBS or tensor.dtype != np.uint8 or tensor.ndim != 1:
-            raise PartError(f"`{name}` is not one of the byte blobs of a part")
-    return metadata, {name: tensors[name].tobytes() if name in tensors else b"" for name in BLOBS}
+    sizes = metadata.pop("blobs", None)
+    if not isinstance(sizes, list) or len(sizes) != len(BLOBS) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise PartError(f"its metadata do not give the sizes of {len(BLOBS)} blobs")
+    if header != _header(text, sum(sizes)) or _LENGTH_BYTES + length + sum(sizes) != size_bytes:
+        raise PartError("its header or its size is not that of a part with these blobs")
+    return Part(metadata, _LENGTH_BYTES + length, dict(zip(BLOBS, sizes, strict=True)), source)
 
 
-def blob_sizes_bytes(data: bytes) -> tuple[int, dict[str, int]]:
-    """Bytes of the header (its length field included) and of each blob in the file; together the file's size."""
-    _, blobs = read_part(data)
-    header = 8 + int.from_bytes(data[:8], "little")
-    return header, {name: len(blob) for name, blob in blobs.items()}
+def bytes_source(data: bytes) -> Source:
+    """Reads from memory."""
+    return lambda offset, size_bytes: data[offset : offset + size_bytes]
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    if not isinstance(header, dict):
-        raise PartError("its header is not a JSON object")
-    return header
+def file_source(path: Path) -> Source:
+    """Reads from a file, which is open only while it is read."""
+
+    def read(offset: int, size_bytes: int) -> bytes:
+        with path.open("rb", buffering=0) as handle:
+            handle.seek(offset)
+            return handle.read(size_bytes)
+
+    return read
+
+
+def _header(text: str, size_bytes: int) -> bytes:
+    """The header of a safetensors file with one byte vector and one metadata key, as that library writes it."""
+    tensor = f'{{"dtype":"U8","shape":[{size_bytes}],"data_offsets":[0,{size_bytes}]}}'
+    header = f'{{"__metadata__":{{"{METADATA_KEY}":{json.dumps(text)}}},"{TENSOR}":{tensor}}}'.encode()
+    return header + b" " * (-len(header) % _ALIGNMENT_BYTES)
 
 
 class BlobReader:
     """Takes a blob's bytes in order and refuses to give more than there are."""
 
-    def __init__(self, name: str, data: bytes) -> None:
-        self._name = name
-        self._data = data
-        self._offset = 0
+    def __init__(self, name: str, source: Source, start: int, size_bytes: int) -> None:
+        """Reads `size_bytes` bytes of `source` from `start`."""
+        self._name, self._source = name, source
+        self._offset, self._end = start, start + size_bytes
+        self._ahead, self._ahead_start = b"", start
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> BlobReader:
+        """A reader of bytes in memory."""
+        return cls(name, bytes_source(data), 0, len(data))
 
     def take(self, size_bytes: int) -> bytes:
         """The next `size_bytes` bytes.
@@ -89,15 +150,22 @@ class BlobReader:
         Raises:
             PartError: fewer are left.
         """
-        left = len(self._data) - self._offset
+        left = self._end - self._offset
         if size_bytes > left:
             raise PartError(f"blob `{self._name}` ends early: {size_bytes} bytes wanted, {left} left")
+        first = self._offset - self._ahead_start
+        if first + size_bytes > len(self._ahead):
+            self._ahead = self._source(self._offset, min(max(size_bytes, _AHEAD_BYTES), left))
+            self._ahead_start, first = self._offset, 0
+        taken = self._ahead[first : first + size_bytes]
+        if len(taken) < size_bytes:
+            raise PartError(f"blob `{self._name}` ends early: the file is shorter than its header says")
         self._offset += size_bytes
-        return self._data[self._offset - size_bytes : self._offset]
+        return taken
 
     def rest(self) -> bytes:
         """All bytes that are left."""
-        return self.take(len(self._data) - self._offset)
+        return self.take(self._end - self._offset)
 
     def finish(self) -> None:
         """Checks that every byte was taken.
@@ -105,5 +173,5 @@ class BlobReader:
         Raises:
             PartError: some are left.
         """
-        if self._offset != len(self._data):
-            raise PartError(f"blob `{self._name}` has {len(self._data) - self._offset} bytes too many")
+        if self._offset != self._end:
+            raise PartError(f"blob `{self._name}` has {self._end - self._offset} bytes too many")

@@ -113,18 +113,23 @@ def _layer_from_json(value: object) -> CodedLayer:
 
 def _groups_from_json(value: object, shapes: Mapping[str, tuple[int, ...]]) -> tuple[StoredGroup, ...]:
     groups = []
+    left = MAX_LENGTH  # of indices that all members together may list, whatever few bytes they are written in
     for entry in listing(value):
-        name, size, members = listing(entry, 3)
-        size = integer(size, 1, MAX_SLOTS)
-        groups.append(StoredGroup(text(name), size, tuple(_member_from_json(member, size, shapes) for member in listing(members))))
+        name, size, rows = listing(entry, 3)
+        size = integer(size, 1, MAX_LENGTH)
+        members = []
+        for row in listing(rows):
+            members.append(_member_from_json(row, size, shapes, left))
+            left -= len(members[-1].unit)
+        groups.append(StoredGroup(text(name), size, tuple(members)))
     if len({group.name for group in groups}) != len(groups):
         raise PartError("the architecture record names a group twice")
     return tuple(groups)
 
 
-def _member_from_json(value: object, size: int, shapes: Mapping[str, tuple[int, ...]]) -> GroupMember:
+def _member_from_json(value: object, size: int, shapes: Mapping[str, tuple[int, ...]], most: int) -> GroupMember:
     parameter, dim, units = listing(value, 3)
-    member = GroupMember(text(parameter), integer(dim, 0, 7), _units_from_json(units, size))
+    member = GroupMember(text(parameter), integer(dim, 0, 7), _units_from_json(units, size, most))
     shape = shapes.get(member.parameter)
     if shape is not None and (member.dim >= len(shape) or shape[member.dim] != len(member.unit)):
         raise PartError(f"the units of dimension {member.dim} of `{member.parameter}` do not fit its shape {shape}")
@@ -149,18 +154,18 @@ def _units_to_json(unit: NDArray[np.int64], size: int) -> str | int | list[list[
     return runs
 
 
-def _units_from_json(value: object, size: int) -> NDArray[np.int64]:
-    if value == "=":
-        return np.arange(size)
-    if not isinstance(value, list):
-        repeat = integer(value, 1, MAX_SLOTS // size)
+def _units_from_json(value: object, size: int, most: int) -> NDArray[np.int64]:
+    if value == "=" or not isinstance(value, list):
+        repeat = 1 if value == "=" else integer(value, 1, MAX_LENGTH)
+        if size * repeat > most:
+            raise PartError(f"its unit groups list more than {MAX_LENGTH} indices")
         return np.repeat(np.arange(size), repeat)
     runs = []
     total = 0
     for entry in value:
         start, step, count = listing(entry, 3)
         start, step = integer(start, -1, size - 1), integer(step, 0, 1)
-        count = integer(count, 1, MAX_SLOTS - total)
+        count = integer(count, 1, most - total)
         total += count
         if step and (start < 0 or start + count > size):
             raise PartError(f"a run of {count} units from unit {start} leaves the group's {size} units")

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import FrozenLayer, HeadState, ModelGraph, NormState, TaskResult, TaskWeights, TrunkResult
+from tsn_toolkit.contracts import FrozenLayer, LayerCodes, ModelGraph, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.errors import StoreError
-from tsn_toolkit.store.checks import check_task, check_trunk, check_word, recipe_difference, valid_name
-from tsn_toolkit.store.folder import (
-    MANIFEST,
-    TRUNK_PART,
-    claim_folder,
-    prepare_folder,
-    read_bytes,
-    remove_orphans,
-    task_path,
-    write_atomic,
-    writer_lock,
-)
-from tsn_toolkit.store.layout import Architecture
-from tsn_toolkit.store.lineage import Owner
+from tsn_toolkit.store.checks import check_trunk, valid_name
+from tsn_toolkit.store.folder import MANIFEST, TRUNK_PART, claim_folder, prepare_folder, remove_orphans, task_path, write_atomic, writer_lock
+from tsn_toolkit.store.layout import Architecture, CodedLayer
+from tsn_toolkit.store.lineage import Inherited, OwnerLayer
 from tsn_toolkit.store.manifest import Manifest, PartEntry, TaskEntry, hash_bytes, read_manifest
+from tsn_toolkit.store.owner_part import OwnerPart
 from tsn_toolkit.store.part import canonical_json
+from tsn_toolkit.store.part_files import Entry, PartFiles
+from tsn_toolkit.store.prepare import Allocated, cannot_run_out, count_allocated, encode_checked, prepare
+from tsn_toolkit.store.recipes import apply_difference, recipe_difference
 from tsn_toolkit.store.record import architecture_from_graph
-from tsn_toolkit.store.task_part import decode_task, encode_task
-from tsn_toolkit.store.trunk_part import decode_trunk, encode_trunk, trunk_result
-from tsn_toolkit.vocabulary import TRUNK, SlotState
-
-# What decoding damaged bytes can raise; anything else is a fault of ours and keeps its traceback.
-_DAMAGE = (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
+from tsn_toolkit.store.trunk_part import encode_trunk
+from tsn_toolkit.store.walk import walk_all, walk_chain
+from tsn_toolkit.vocabulary import TRUNK
 
 
 class Store:
@@ -46,13 +37,15 @@ class Store:
         path: the folder.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, manifest_bytes: bytes) -> None:
-        """Use `Store.create` or `Store.open`."""
+    def __init__(self, path: Path, manifest: Manifest, manifest_bytes: bytes, *, read: Callable[[Path, Entry], bytes] | None = None) -> None:
+        """Use `Store.create` or `Store.open`; `read` stands in for the folder where the parts lie in a packed file."""
         self.path = path
-        self._manifest = manifest
+        self._files = PartFiles(path, manifest, read)
         self._manifest_bytes = manifest_bytes
-        self._architecture, trunk = self._decode_trunk()
-        self._owners: dict[str, Owner] = {TRUNK: trunk}
+        self._architecture = self._files.open(TRUNK).architecture
+        # Kept for the next commit, and of one owner only: what its children inherit, and the bits of all words that are taken.
+        self._tip: tuple[str, Mapping[str, Inherited]] | None = None
+        self._allocated: Allocated | None = None
 
     @classmethod
     def create(cls, path: Path | str, *, trunk: TrunkResult, graph: ModelGraph, recipe: Mapping[str, Any]) -> Store:
@@ -80,33 +73,39 @@ class Store:
         return cls(path, manifest, manifest.to_bytes())
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
-        """Opens a store and checks the hash of every part.
+    def open(cls, path: Path | str, *, check: bool = True) -> Store:
+        """Opens a store.
+
+        Args:
+            path: its folder.
+            check: check the hash of every part now; otherwise of the trunk now, and of a task's part when it is first read, so that loading one task
+                reads the files of its chain only.
 
         Raises:
             StoreError: it is no store, or a part is missing or damaged; the message names the part.
         """
         path = Path(path)
         manifest, data = read_manifest(path)
-        _read_checked(path, manifest.trunk)
-        for entry in manifest.entries:
-            _read_checked(path, entry)
-        return cls(path, manifest, data)
+        store = cls(path, manifest, data)
+        if check:
+            for entry in manifest.entries:
+                store._files.check(entry)
+        return store
 
     @property
     def entries(self) -> tuple[TaskEntry, ...]:
         """The tasks in order of their commits."""
-        return self._manifest.entries
+        return self._files.manifest.entries
 
     @property
     def trunk_entry(self) -> PartEntry:
         """The trunk's file."""
-        return self._manifest.trunk
+        return self._files.manifest.trunk
 
     @property
     def next_index(self) -> int:
-        """Number that the next commit gets."""
-        return len(self._manifest.entries)
+        """Number that the next commit gets: one more than that of the newest task."""
+        return self.entries[-1].index + 1 if self.entries else 0
 
     @property
     def architecture(self) -> Architecture:
@@ -124,75 +123,106 @@ class Store:
         Raises:
             StoreError: there is no such task.
         """
-        for entry in self.entries:
-            if entry.name == task:
-                return entry
-        raise StoreError(f"{self.path}: no task `{task}`; the store holds {[entry.name for entry in self.entries]}")
+        return self._files.task(task)
 
     def chain(self, owner: str) -> tuple[str, ...]:
         """Names from the trunk to `owner`, both included."""
-        names = [owner]
-        while names[-1] != TRUNK:
-            names.append(self.entry(names[-1]).parent)
-        return tuple(reversed(names))
+        return self._files.chain(owner)
 
-    def decoded(self, owner: str) -> Owner:
-        """An owner with its whole chain, as decoded; its arrays are shared and must not be written. Reads the chain's files only.
+    def part(self, owner: str) -> OwnerPart:
+        """The opened part of the trunk or a task: its metadata, unit masks, norms, biases, head and ranges.
 
         Raises:
-            StoreError: there is no such owner, or a part of its chain is damaged; the message names the part.
+            StoreError: there is no such owner, or its part or one of its chain is damaged; the message names the part.
         """
-        for name in self.chain(owner):
-            if name not in self._owners:
-                entry = self.entry(name)
-                data = _read_checked(self.path, entry)
-                self._owners[name] = self._decode_task(self._owners[entry.parent], data, entry)
-        return self._owners[owner]
+        return self._files.open(owner)
 
-    def trunk(self) -> TrunkResult:
-        """The trunk as it was committed."""
-        return trunk_result(self._owners[TRUNK], self._architecture.word_bits)
-
-    def frozen_view(self, owner: str) -> dict[str, FrozenLayer]:
-        """What a child of `owner` (the trunk or a task) inherits, by layer; arrays are the caller's own."""
-        return {
-            name: FrozenLayer(layer.view.copy(), layer.present.copy(), None if layer.scale is None else layer.scale.copy())
-            for name, layer in self.decoded(owner).layers.items()
-        }
-
-    def states(self, owner: str) -> dict[str, NDArray[np.uint8]]:
-        """`SlotState` of every slot, by layer; those of a `shared` layer are REUSE where the task uses the parent's value."""
-        return {name: layer.states.copy() for name, layer in self.decoded(owner).layers.items()}
-
-    def weights(self, task: str) -> TaskWeights:
-        """A task decoded; arrays are the caller's own."""
-        owner = self._task(task)
-        assert owner.parent is not None and owner.head is not None
-        scales = {name: layer.scale for name, layer in owner.layers.items()}
-        return TaskWeights(
-            name=owner.name,
-            parent=owner.parent.name,
-            classes=owner.classes,
-            unit_masks={name: mask.copy() for name, mask in owner.unit_masks.items()},
-            q={name: layer.q for name, layer in owner.layers.items()},
-            scale={name: scale.copy() for name, scale in scales.items() if scale is not None},
-            norms={name: NormState(norm.gain.copy(), norm.shift.copy()) for name, norm in owner.norms.items()},
-            biases={name: bias.copy() for name, bias in owner.biases.items()},
-            head=HeadState(owner.head.codes.copy(), owner.head.scale.copy(), owner.head.bias.copy()),
-            ranges=dict(owner.ranges),
-        )
-
-    def part_bytes(self, entry: PartEntry | TaskEntry) -> bytes:
+    def part_bytes(self, entry: Entry) -> bytes:
         """The bytes of a part's file, hash checked.
 
         Raises:
             StoreError: the part is missing or damaged.
         """
-        return _read_checked(self.path, entry)
+        return self._files.bytes_of(entry)
+
+    def layers(self, owner: str) -> Iterator[tuple[CodedLayer, OwnerLayer]]:
+        """Every layer of the trunk or a task, decoded one at a time; reads its chain's files only. Arrays are shared and must not be written.
+
+        Raises:
+            StoreError: there is no such owner, or a part of its chain is damaged; the message names the part.
+        """
+        return walk_chain(self._files, owner)
+
+    def held(self, owner: str) -> dict[str, OwnerLayer]:
+        """All layers of the trunk or a task at once; see `layers`."""
+        return {layer.name: held for layer, held in self.layers(owner)}
+
+    def layers_of_all(self) -> Iterator[tuple[CodedLayer, Iterator[tuple[str, OwnerLayer]]]]:
+        """Every layer with all owners in order of their commits, decoded one at a time; see `walk_all`.
+
+        Raises:
+            StoreError: a part is damaged; the message names the part.
+        """
+        return walk_all(self._files)
+
+    def trunk(self) -> TrunkResult:
+        """The trunk as it was committed."""
+        part = self.part(TRUNK)
+        layers = {layer.name: held.own for layer, held in self.layers(TRUNK) if isinstance(held.own, LayerCodes)}
+        with self._files.naming(TRUNK):
+            head = part.head() if part.classes else None
+            return TrunkResult(
+                part.metadata["kind"], part.metadata["seed"], layers, part.norms(), part.biases(), head, self._architecture.word_bits
+            )
+
+    def frozen_view(self, owner: str) -> dict[str, FrozenLayer]:
+        """What a child of `owner` (the trunk or a task) inherits, by layer; arrays are the caller's own."""
+        return {
+            name: FrozenLayer(view.q.copy(), view.present.copy(), None if view.scale is None else view.scale.copy())
+            for name, view in self._inherited(owner).items()
+        }
+
+    def states(self, owner: str) -> dict[str, NDArray[np.uint8]]:
+        """`SlotState` of every slot, by layer; those of a `shared` layer are REUSE where the task uses the parent's value."""
+        return {layer.name: held.states.copy() for layer, held in self.layers(owner)}
+
+    def weights(self, task: str) -> TaskWeights:
+        """A task decoded; arrays are the caller's own."""
+        entry, part = self.entry(task), self.part(task)
+        q, scale = {}, {}
+        for layer, held in self.layers(task):
+            q[layer.name] = held.q.copy()
+            if held.scale is not None:
+                scale[layer.name] = held.scale.copy()
+        with self._files.naming(task):
+            return TaskWeights(
+                name=entry.name,
+                parent=entry.parent,
+                classes=part.classes,
+                unit_masks={name: mask.copy() for name, mask in part.unit_masks.items()},
+                q=q,
+                scale=scale,
+                norms=part.norms(),
+                biases=part.biases(),
+                head=part.head(),
+                ranges=part.ranges(),
+            )
+
+    def dense_weights(self, task: str) -> dict[str, NDArray[np.float32]]:
+        """A task's weights as they stand in its model, by layer: scale[output] * q, float32, shape of the weight. The head is not among them."""
+        self.entry(task)
+        dense = {}
+        for layer, held in self.layers(task):
+            scale = np.zeros(layer.shape[0], np.float32) if held.scale is None else held.scale
+            q = held.q
+            del held  # before the largest array of the layer is made
+            dense[layer.name] = np.multiply(q, scale.reshape(-1, *([1] * (len(layer.shape) - 1))), dtype=np.float32)
+        return dense
 
     def validation(self, task: str) -> dict[str, float]:
         """Numbers measured on validation data when the task was learned."""
-        return {name: float(value) for name, value in self._task(task).metadata["validation"].items()}
+        self.entry(task)
+        return {name: float(value) for name, value in self.part(task).metadata["validation"].items()}
 
     def recipe(self, owner: str) -> dict[str, Any]:
         """The resolved recipe that the trunk or a task was committed with.
@@ -200,10 +230,8 @@ class Store:
         Raises:
             StoreError: there is no such owner, or its part is damaged.
         """
-        base = self._owners[TRUNK].metadata["recipe"]
-        difference = {} if owner == TRUNK else self._task(owner).metadata["recipe"]
-        kept = {key: value for key, value in base.items() if key not in difference.get("removed", ())}
-        return dict(json.loads(canonical_json({**kept, **difference.get("set", {})})))
+        trunk, *tasks = (self.part(name).metadata["recipe"] for name in self.chain(owner))
+        return dict(json.loads(canonical_json(reduce(apply_difference, tasks, trunk))))
 
     def codes_hash(self, task: str) -> str:
         """SHA-256 over all integers of a decoded task: unit masks, q of every layer, head codes. Earlier tasks keep theirs for ever."""
@@ -215,6 +243,15 @@ class Store:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    def encode(self, result: TaskResult, recipe: Mapping[str, Any]) -> bytes:
+        """The bytes that the part of a result has; nothing is written, and neither its name nor its words are checked.
+
+        Raises:
+            StoreError: the result or the recipe cannot be stored.
+        """
+        difference = recipe_difference(self.recipe(result.parent), _json_recipe(result.name, recipe))
+        return encode_checked(self.part(result.parent), self._inherited(result.parent), result, difference)
+
     def commit(self, result: TaskResult, recipe: Mapping[str, Any]) -> TaskEntry:
         """Adds one task: its part, then the manifest. Nothing is written unless everything is in order.
 
@@ -223,65 +260,42 @@ class Store:
         """
         with writer_lock(self.path):
             if read_manifest(self.path)[1] != self._manifest_bytes:
-                raise StoreError(f"{self.path}: another process added to this store since it was opened. Open it again.")
-            data, owner = self._encode(result, recipe)
+                raise StoreError(f"{self.path}: another process changed this store since it was opened. Open it again.")
+            self._check_name(result.name)
+            parent, above = self.part(result.parent), self._inherited(result.parent)
+            difference = recipe_difference(self.recipe(result.parent), _json_recipe(result.name, recipe))
+            prepared = prepare(parent, above, result, difference, self._words() if result.isolation == "exact" else None)
             index = self.next_index
-            entry = TaskEntry(
-                result.name, result.parent, result.isolation, result.strategy, task_path(index, result.name), hash_bytes(data), len(data), index
-            )
-            manifest = replace(self._manifest, entries=(*self.entries, entry))
-            remove_orphans(self.path, index)
-            write_atomic(self.path / entry.path, data)
-            write_atomic(self.path / MANIFEST, manifest.to_bytes())
-        self._manifest, self._manifest_bytes = manifest, manifest.to_bytes()
-        self._owners[entry.name] = owner
+            path, sha256, size_bytes = task_path(index, result.name), hash_bytes(prepared.data), len(prepared.data)
+            entry = TaskEntry(result.name, result.parent, result.isolation, result.strategy, path, sha256, size_bytes, index)
+            files = self._files.with_task(entry)
+            remove_orphans(self.path, {other.path for other in self.entries})
+            write_atomic(self.path / entry.path, prepared.data)
+            write_atomic(self.path / MANIFEST, files.manifest.to_bytes())
+        self._files, self._manifest_bytes = files, files.manifest.to_bytes()
+        self._tip = (entry.name, prepared.below)
+        for name, bits in prepared.asked.items():
+            assert self._allocated is not None
+            self._allocated[name] += bits
         return entry
 
-    def _encode(self, result: TaskResult, recipe: Mapping[str, Any]) -> tuple[bytes, Owner]:
-        if not valid_name(result.name):
-            raise StoreError(f"a task's name must match [a-z0-9_-]+ (at most 100) and not be `{TRUNK}`, got `{result.name}`")
-        if result.name in {entry.name for entry in self.entries}:
-            raise StoreError(f"{self.path}: task `{result.name}` is committed already, and a part never changes. Choose another name.")
-        parent = self.decoded(result.parent)
-        check_task(self._architecture, parent, result)
-        if result.isolation == "exact":
-            self._check_words(result)
-        difference = recipe_difference(self._owners[TRUNK].metadata["recipe"], _json_recipe(result.name, recipe))
-        data = encode_task(self._architecture, parent, result, difference)
-        owner = decode_task(self._architecture, parent, data)
-        _check_readback(result, owner)
-        return data, owner
+    def _check_name(self, name: str) -> None:
+        if not valid_name(name):
+            raise StoreError(f"a task's name must match [a-z0-9_-]+ (at most 100) and not be `{TRUNK}`, got `{name}`")
+        if name in self._files.owners:
+            raise StoreError(f"{self.path}: task `{name}` is committed already, and a part never changes. Choose another name.")
 
-    def _check_words(self, result: TaskResult) -> None:
-        """One owner per bit, over the trunk and ALL tasks of the store, related or not. Revisions of isolation `none` stand beside the words."""
-        exact = [TRUNK, *(entry.name for entry in self.entries if entry.isolation == "exact")]
-        for name, codes in result.layers.items():
-            allocated = np.zeros(codes.states.shape, np.uint16)
-            for owner in exact:
-                own = self.decoded(owner).layers[name].codes
-                if own is not None:
-                    allocated += np.uint16(own.bit_width) * (own.states == SlotState.OWN)
-            check_word(result.name, name, codes.states == SlotState.OWN, codes.bit_width, allocated, self._architecture.word_bits)
+    def _inherited(self, owner: str) -> Mapping[str, Inherited]:
+        """What children of `owner` inherit, by layer; its arrays are shared and must not be written."""
+        if self._tip is None or self._tip[0] != owner:
+            self._tip = (owner, {layer.name: held.below for layer, held in self.layers(owner)})
+        return self._tip[1]
 
-    def _task(self, task: str) -> Owner:
-        self.entry(task)
-        return self.decoded(task)
-
-    def _decode_trunk(self) -> tuple[Architecture, Owner]:
-        data = _read_checked(self.path, self._manifest.trunk)
-        try:
-            return decode_trunk(data)
-        except _DAMAGE as error:
-            raise _damaged(self.path, TRUNK_PART, error) from error
-
-    def _decode_task(self, parent: Owner, data: bytes, entry: TaskEntry) -> Owner:
-        try:
-            owner = decode_task(self._architecture, parent, data)
-            if any(owner.metadata[key] != getattr(entry, key) for key in ("name", "isolation", "strategy")):
-                raise ValueError("its metadata do not match the manifest")
-        except _DAMAGE as error:
-            raise _damaged(self.path, entry.path, error) from error
-        return owner
+    def _words(self) -> Allocated | None:
+        """Bits of all words that are taken; None while no word can run out."""
+        if self._allocated is None and not cannot_run_out(self._files, self._architecture.word_bits):
+            self._allocated = count_allocated(self._files)
+        return self._allocated
 
 
 def _json_recipe(owner: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,25 +303,3 @@ def _json_recipe(owner: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
         return dict(json.loads(canonical_json(dict(recipe))))
     except (TypeError, ValueError) as error:
         raise StoreError(f"the recipe of `{owner}` is not a JSON value: {error}") from error
-
-
-def _read_checked(path: Path, entry: PartEntry | TaskEntry) -> bytes:
-    data = read_bytes(path, entry.path)
-    if len(data) != entry.size_bytes:
-        raise _damaged(path, entry.path, ValueError(f"it has {len(data)} bytes, the manifest says {entry.size_bytes}"))
-    if hash_bytes(data) != entry.sha256:
-        raise _damaged(path, entry.path, ValueError(f"its SHA-256 is {hash_bytes(data)}, the manifest says {entry.sha256}"))
-    return data
-
-
-def _damaged(path: Path, part: str, error: BaseException) -> StoreError:
-    return StoreError(f"{path}: part `{part}` is damaged: {error or type(error).__name__}. Restore it from a copy of the store.")
-
-
-def _check_readback(result: TaskResult, owner: Owner) -> None:
-    """What is about to be written decodes to what was handed in: our own guarantee, checked on every commit."""
-    for name, codes in result.layers.items():
-        stored = owner.layers[name].codes
-        assert stored is not None
-        assert np.array_equal(stored.states, codes.states) and np.array_equal(stored.codes, codes.codes), f"layer {name} does not read back"
-    assert owner.head is not None and np.array_equal(owner.head.codes, result.head.codes), "the head does not read back"

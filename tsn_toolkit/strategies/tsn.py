@@ -5,17 +5,20 @@ trunk); own weights become b-bit codes of a codebook fitted on OWN weights alone
 
 1. warm-up (fresh trunk only): all slots free, so that the unit criterion has something to judge.
 2. units: the plan's number per group, best first by the criterion on this task's training data; the rest is physically removed for training.
-3. scores (fresh trunk): weights and scores train together, w = m * (inherited or own), m = the density's largest |score|, straight through.
-   change (trained trunk): all slots train for a while; the slots that moved most become the task's own, all others go back to the trunk's bits.
-4. codes: masks fixed, codebook refitted after each epoch, weights trained through it; the epoch with the least validation loss stays.
+3. search, per layer: where the frozen view has gaps, weights and scores train together, w = m * (inherited or own), m = the density's largest
+   |score|, straight through. Where it is full, all slots train for a while; those that moved most become the task's own, all others go back to the
+   inherited bits. Where the plan says planes, the difference to the frozen view trains freely.
+4. codes: masks fixed, codebooks refitted after each epoch, weights, signs and gains trained through their roundings; the epoch with the least
+   validation loss stays. Where widths adapt, they are chosen before the last fifth of these epochs: a network that has not settled hardly feels
+   how coarse its weights are.
 5. integers: norms re-estimated with the final integers (fresh trunk), everything rounded to what the store holds, activation ranges calibrated.
 
 Over a trained trunk, what pruning broke is first mended in closed form (`parts/reconstruction.py`), and norms keep the trunk's statistics: those of
 one task's few classes are worse than those of the whole training set.
 
 Deviations from the paper: codebooks never touch inherited weights (the public code re-quantizes them); the mask of the selected checkpoint is the
-mask that is stored; one bit width for all layers unless the plan says otherwise; parent and trunk are named by the recipe, not found by similarity;
-no gradient-free post-pruning.
+mask that is stored; widths adapt layer by layer, or are the plan's (`parts/adaptive_bits.py`); parent and trunk are named by the recipe, not found by
+similarity; no gradient-free post-pruning.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -33,26 +37,32 @@ from torch.nn import functional
 
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import ShrunkModel, Split, TaskResult
-from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.distillation import FeatureDistillation
 from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
-from tsn_toolkit.parts.own_slots import choose_own_slots_
+from tsn_toolkit.parts.own_slots import choose_own_slots_, divide_budget_, refresh_masks_, start_scores_
+from tsn_toolkit.parts.plane_weight import PlaneWeight, plane_wrapped
 from tsn_toolkit.parts.reconstruction import reconstruct_
 from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, detach_, wrapped
 from tsn_toolkit.plan.choose import choose_units
+from tsn_toolkit.trainer.codes_phase import choose_bit_widths_, tune_centroids_
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
-from tsn_toolkit.trainer.loop import Phase, fit, plain_batches
+from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, training_sample
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental",)
 
 
 ExtraLoss = Callable[[torch.Tensor], torch.Tensor]
+
+NARROWED_SHARE = 0.2
+"""Share of the codes phase that trains through codes narrowed by adaptive bit widths; at least one epoch."""
+NARROWED_RATE = 0.5
+"""Peak learning rate of that stretch, relative to the task's."""
 
 
 class Config(BaseModel):
@@ -63,6 +73,11 @@ class Config(BaseModel):
         search: share of the epochs in which scores, or changes, are learned.
         score_rate: learning rate of scores relative to weights.
         refresh_every: steps between exact refreshes of the score mask.
+        reuse_bonus: raises the ranking of the slots that the parent uses, in units of the layer's root mean square score: masks that repeat the
+            parent's take fewer bytes, and so do codes that are inherited.
+        refine_bits: bits per residual of inherited slots that the task corrects, 0 for none (fresh trunk only).
+        refine_share: fraction of the used inherited slots that are corrected.
+        budget_batches: training batches from which one budget of slots is divided over the layers (`plan.density_by_layer: learned`).
         criterion_batches: training batches the unit criterion sees.
         criterion_loss: what the unit criterion differentiates: `output` (a random projection of the logits, so that units count by how much they
             move the answer, also on examples that a trained trunk already fits) or `labels` (cross entropy).
@@ -70,6 +85,7 @@ class Config(BaseModel):
         ridge: of the closed-form reconstruction after pruning a trained trunk, relative to the mean squared input.
         distillation: weight of the feature loss towards the parent's whole network (trained trunk only); 0 switches it off.
         label_weight: weight of the labels beside the distillation (trained trunk only); near 0 where the trunk has fitted the training data already.
+        centroid_epochs: epochs, of the task's, in which codebook entries move with all codes fixed; kept if validation does not become worse.
         calibration_batches: training batches for norms and activation ranges.
         min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
@@ -80,12 +96,17 @@ class Config(BaseModel):
     search: float = Field(0.35, gt=0, lt=1)
     score_rate: float = Field(1.0, gt=0)
     refresh_every: int = Field(5, ge=1)
+    reuse_bonus: float = Field(0.0, ge=0)
+    refine_bits: int = Field(0, ge=0, le=8)
+    refine_share: float = Field(0.1, gt=0, le=1)
+    budget_batches: int = Field(16, ge=1)
     criterion_batches: int = Field(8, ge=1)
     criterion_loss: Literal["output", "labels"] = "output"
     reconstruction_samples: int = Field(256, ge=16)
     ridge: float = Field(1e-3, gt=0)
     distillation: float = Field(1.0, ge=0)
     label_weight: float = Field(1.0, ge=0)
+    centroid_epochs: int = Field(0, ge=0)
     calibration_batches: int = Field(16, ge=1)
     min_gain: float = Field(1e-3, gt=0)
 
@@ -104,33 +125,26 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             )
     with seeded(context.seed):
         generator = context.generator()
-        fresh = not any(frozen.present.all() for frozen in context.inherited.values())
+        fresh = not context.trained_trunk
         warmup = max(1, round(config.warmup * context.epochs)) if fresh and context.plan.groups else 0
         search = max(1, round(config.search * context.epochs))
-        codes = max(1, context.epochs - warmup - search)
+        codes = max(1, context.epochs - warmup - search - config.centroid_epochs)
         model = starting_model(context)
         if warmup:
             _warm_up(model, context, config, warmup, generator)
         unit_masks = _choose_units(model, context, config)
         small = shrink(model.cpu().eval(), context.graph, unit_masks)
         if not fresh:
-            free = frozenset(plan.name for plan in context.plan.layers if plan.encoding == "codes")
-            reconstruct_(small.model, model, small.slots, _some_inputs(context, config), ridge=config.ridge, free=free)
-        _wrap_(small, context)
+            free = frozenset(plan.name for plan in context.plan.layers if plan.encoding != "shared")
+            reconstruct_(small.model, model, small.slots, training_sample(context.data, config.reconstruction_samples), ridge=config.ridge, free=free)
+        _wrap_(small, context, config)
         small.model.to(context.settings.device)
         with _teaching(model, small, context, config, fresh) as extra_loss:
-            _search(small.model, context, config, search, fresh, generator, extra_loss)
+            _search(small.model, context, config, search, generator, extra_loss)
             _fit_codes(small.model, context, config, codes, generator, extra_loss)
         return finish_task(
             small, model, unit_masks, context, strategy="tsn", calibration_batches=config.calibration_batches, reestimate=fresh
         )
-
-
-def _some_inputs(context: TaskContext, config: Config) -> torch.Tensor:
-    """Training inputs spread over the split, for the criterion's and the norms' statistics; (n, ...)."""
-    train = context.data.train
-    stride = max(1, len(train) // config.reconstruction_samples)
-    return normalise(train.x[::stride][: config.reconstruction_samples], context.data.mean, context.data.std)
 
 
 def _teaching(
@@ -168,14 +182,17 @@ def _warm_up(model: nn.Module, context: TaskContext, config: Config, epochs: int
 def _choose_units(model: nn.Module, context: TaskContext, config: Config) -> dict[str, np.ndarray]:
     if not context.plan.groups:
         return {}
-    device = context.settings.device
-    size, train = context.settings.batch_size, context.data.train
-    stride = max(1, len(train) // (size * config.criterion_batches))
-    batches = list(plain_batches(Split(train.x[::stride], train.y[::stride]), context.data, size, device))
     criterion = registry.load("tsn_toolkit.importance", context.importance)
     loss = functional.cross_entropy if config.criterion_loss == "labels" else _random_projection
-    scores = criterion.score(model.eval(), context.graph, batches[: config.criterion_batches], loss)
+    scores = criterion.score(model.eval(), context.graph, _sample_batches(context, config.criterion_batches), loss)
     return choose_units(context.graph, context.plan, scores)
+
+
+def _sample_batches(context: TaskContext, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """At most `count` batches of training examples, spread over the split, without augmentation."""
+    size, train = context.settings.batch_size, context.data.train
+    stride = max(1, len(train) // (size * count))
+    return list(plain_batches(Split(train.x[::stride], train.y[::stride]), context.data, size, context.settings.device))[:count]
 
 
 def _random_projection(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
@@ -183,63 +200,91 @@ def _random_projection(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return (logits * torch.randn(logits.shape).to(logits.device)).sum() / len(logits)
 
 
-def _wrap_(small: ShrunkModel, context: TaskContext) -> None:
+def _wrap_(small: ShrunkModel, context: TaskContext, config: Config) -> None:
+    """One wrapper per layer that is not shared, as its encoding and what it inherits ask for."""
     for plan in context.plan.layers:
+        module, slots = small.model.get_submodule(plan.name), small.slots[f"{plan.name}.weight"]
         if plan.encoding == "shared":
-            small.model.get_submodule(plan.name).weight.requires_grad_(False)
+            module.weight.requires_grad_(False)
             continue
-        q, present, scale = gather_frozen(context.inherited[plan.name], small.slots[f"{plan.name}.weight"])
-        rule = "replace" if context.inherited[plan.name].present.all() else "select"
+        q, present, scale = gather_frozen(context.inherited[plan.name], slots)
+        if plan.encoding == "planes":
+            attach_(module, PlaneWeight(q, scale, max_code=context.plan.max_code))
+            continue
         wrapper = SubnetWeight(
-            q, present, scale, rule=rule, density=plan.density, bit_width=plan.bit_width, max_code=context.plan.max_code
+            q,
+            present,
+            scale,
+            rule="replace" if context.inherited[plan.name].present.all() else "select",
+            density=plan.density,
+            bit_width=plan.bit_width,
+            max_code=context.plan.max_code,
+            granularity=plan.granularity,
+            refine_bits=config.refine_bits,
         )
-        attach_(small.model.get_submodule(plan.name), wrapper)
+        if config.reuse_bonus and context.start is not None:
+            wrapper.bonus = config.reuse_bonus
+            wrapper.preferred.copy_(torch.from_numpy(context.start.q[plan.name] != 0).flatten()[slots])
+        attach_(module, wrapper)
 
 
 def _search(
-    model: nn.Module, context: TaskContext, config: Config, epochs: int, fresh: bool, generator: torch.Generator, extra_loss: ExtraLoss | None
+    model: nn.Module, context: TaskContext, config: Config, epochs: int, generator: torch.Generator, extra_loss: ExtraLoss | None
 ) -> None:
-    """Learns which slots are used or owned, and fixes the masks."""
-    if not fresh:
-        weight = config.label_weight if extra_loss is not None else 1.0
-        phase = Phase("change", epochs, context.learning_rate, "rise", label_weight=weight)
-        _fit(model, context, config, phase, generator, extra_loss=extra_loss)
-        choose_own_slots_(model)
-        return
-    layers = list(wrapped(model))
-    for _, wrapper, latent in layers:
-        wrapper.score.data.copy_(latent.detach().abs())
-        wrapper.learn_scores = True
-        wrapper.refresh_mask_()
+    """Learns which slots are used, owned or refined, and fixes the masks."""
+    shared = context.plan.density_by_layer == "learned"
+    if shared:
+        divide_budget_(model.train(), _sample_batches(context, config.budget_batches), functional.cross_entropy)
+    start_scores_(model)
 
     def refresh(step: int) -> None:
         if (step + 1) % config.refresh_every == 0:
-            for _, wrapper, _ in layers:
-                wrapper.refresh_mask_()
+            refresh_masks_(model)
 
-    _fit(model, context, config, Phase("scores", epochs, context.learning_rate, "rise"), generator, refresh)
-    for _, wrapper, _ in layers:
-        wrapper.refresh_mask_()
+    phase = Phase("search", epochs, context.learning_rate, "rise", label_weight=config.label_weight if extra_loss is not None else 1.0)
+    _fit(model, context, config, phase, generator, refresh, extra_loss)
+    refresh_masks_(model)
+    choose_own_slots_(model, shared=shared)
+    for _, wrapper, latent in wrapped(model):
         wrapper.learn_scores = False
+        if wrapper.refine_bits:
+            wrapper.choose_refined_(latent, config.refine_share)
 
 
 def _fit_codes(
     model: nn.Module, context: TaskContext, config: Config, epochs: int, generator: torch.Generator, extra_loss: ExtraLoss | None
 ) -> None:
-    """Trains own weights through their codebook, masks fixed."""
+    """Trains own weights through their codebooks, and signs and gains through their roundings, masks fixed; narrows codes before the last epochs."""
+    for _, wrapper, latent in plane_wrapped(model):
+        wrapper.start_plane_(latent, context.precision.vectors)
+    for _, wrapper, latent in wrapped(model):
+        wrapper.fix_scale_(latent, context.precision.vectors)
+    weight = config.label_weight if extra_loss is not None else 1.0
+    codes = Phase("codes", epochs, context.learning_rate, "fall", select_best=True, label_weight=weight)
+    if context.precision.adapt_bits:
+        narrowed = max(1, round(NARROWED_SHARE * epochs))
+        if epochs > narrowed:
+            _train_codes(model, context, config, replace(codes, epochs=epochs - narrowed), generator, extra_loss)
+            codes = replace(codes, name="narrowed codes", epochs=narrowed, learning_rate=NARROWED_RATE * context.learning_rate)
+        choose_bit_widths_(model, context)
+    _train_codes(model, context, config, codes, generator, extra_loss)
+    tune_centroids_(model, context, config.centroid_epochs, generator, extra_loss=extra_loss, label_weight=weight)
+
+
+def _train_codes(
+    model: nn.Module, context: TaskContext, config: Config, phase: Phase, generator: torch.Generator, extra_loss: ExtraLoss | None
+) -> None:
+    """One stretch of the codes phase, codebooks fitted at its start and after each epoch but the last."""
     layers = list(wrapped(model))
     for _, wrapper, latent in layers:
-        wrapper.fix_scale_(latent)
         wrapper.fit_codebook_(latent)
     steps_per_epoch = max(1, len(context.data.train) // context.settings.batch_size)
 
     def refit(step: int) -> None:
-        if (step + 1) % steps_per_epoch == 0 and step + 1 < epochs * steps_per_epoch:
+        if (step + 1) % steps_per_epoch == 0 and step + 1 < phase.epochs * steps_per_epoch:
             for _, wrapper, latent in layers:
                 wrapper.fit_codebook_(latent)
 
-    weight = config.label_weight if extra_loss is not None else 1.0
-    phase = Phase("codes", epochs, context.learning_rate, "fall", select_best=True, label_weight=weight)
     _fit(model, context, config, phase, generator, refit, extra_loss)
 
 
@@ -275,5 +320,5 @@ def _fit(
         after_step=after,
         progress=context.progress,
         extra_loss=extra_loss,
-        train_norms=not any(frozen.present.all() for frozen in context.inherited.values()),
+        train_norms=not context.trained_trunk,
     )

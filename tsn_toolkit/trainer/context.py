@@ -12,7 +12,29 @@ from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, ModelGraph, Task
 from tsn_toolkit.filling import Filling, fill_
 from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.trainer.device import seeded
-from tsn_toolkit.trainer.loop import Progress, TrainingSettings
+from tsn_toolkit.trainer.loop import Progress, TrainingSettings, training_sample
+from tsn_toolkit.trainer.norms import restate_norms_
+from tsn_toolkit.vocabulary import VectorPrecision
+
+STATISTICS_EXAMPLES = 256
+"""Training examples from which inherited norms take their statistics."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How finely the numbers of a task are stored.
+
+    Attributes:
+        adapt_bits: the plan's bit widths are the largest; smaller ones are chosen on validation data.
+        bit_tolerance: largest rise of the validation loss that they may cost, as a fraction of 1 + the loss.
+        vectors: how scales, norms and biases are stored.
+        head_bits: bits per code of the head, 2..8.
+    """
+
+    adapt_bits: bool = False
+    bit_tolerance: float = 0.01
+    vectors: VectorPrecision = "half"
+    head_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -34,7 +56,10 @@ class TaskContext:
         learning_rate: the peak.
         importance: registry name of the unit criterion.
         settings: of the loop.
+        trained_trunk: the trunk holds trained weights, so that a task has features to keep and norms that fit them.
+        precision: how finely the task's numbers are stored.
         progress: called while training.
+        note: called with one line on something that was decided.
     """
 
     factory: Callable[[], nn.Module]
@@ -51,7 +76,10 @@ class TaskContext:
     learning_rate: float
     importance: str
     settings: TrainingSettings
+    trained_trunk: bool = False
+    precision: Precision = Precision()
     progress: Progress | None = None
+    note: Callable[[str], None] | None = None
 
     def generator(self) -> torch.Generator:
         """A fresh generator seeded for this task."""
@@ -61,8 +89,9 @@ class TaskContext:
 def starting_model(context: TaskContext) -> nn.Module:
     """The full module where learning starts.
 
-    Slots that are inherited hold the inherited weight, all others the fresh initialisation; norms and biases are the parent's; the head holds the
-    parent's rows where the parent knows the task's classes, else fresh ones.
+    Slots that are inherited hold the inherited weight, all others the fresh initialisation; norms and biases are the parent's (where slots
+    are free, the norms are restated with this task's statistics); the head holds the parent's rows where the parent knows the task's classes, else
+    fresh ones.
     """
     with seeded(context.trunk_seed):
         model = context.factory()
@@ -88,6 +117,8 @@ def _fill_present(model: nn.Module, context: TaskContext) -> None:
     assert context.start is not None
     initial = {name: model.get_submodule(name).weight.detach().clone() for name in context.inherited}
     fill_(model, context.start, context.graph.head)
+    if not context.trained_trunk:
+        restate_norms_(model, training_sample(context.data, STATISTICS_EXAMPLES))
     with torch.no_grad():
         for name, frozen in context.inherited.items():
             weight = model.get_submodule(name).weight

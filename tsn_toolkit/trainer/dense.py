@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -11,12 +13,21 @@ from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import Phase, fit
 
 
-def train_dense(context: TaskContext) -> nn.Module:
-    """One network of the pristine size trained on one task alone, all weights free, from the fresh initialisation; evaluation mode, on the CPU."""
+def train_dense(context: TaskContext, start: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
+    """One network of the pristine size trained on one task alone, all weights free; evaluation mode, on the CPU.
+
+    Args:
+        context: the task; what it inherits plays no part.
+        start: state dict of another task's network, from which everything but the head is taken; None: the fresh initialisation.
+    """
     with seeded(context.trunk_seed):
         model = context.factory()
+    head = context.graph.head
+    if start is not None:
+        body = {name: tensor for name, tensor in start.items() if not name.startswith(f"{head}.")}
+        model.load_state_dict(body, strict=False)
     with seeded(context.seed):
-        set_head(model, context.graph.head, len(context.data.classes))
+        set_head(model, head, len(context.data.classes))
         model.to(context.settings.device)
         phase = Phase("dense reference", context.epochs, context.learning_rate, "hill", select_best=True)
         fit(

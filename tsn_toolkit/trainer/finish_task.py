@@ -12,11 +12,13 @@ from torch import nn
 from tsn_toolkit.contracts import ShrunkModel, TaskResult
 from tsn_toolkit.data.splits import normalise
 from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
+from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import full_sizes, gather_frozen
 from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import TaskContext
-from tsn_toolkit.trainer.loop import evaluate, reestimate_norms_, to_device
+from tsn_toolkit.trainer.loop import evaluate, to_device
+from tsn_toolkit.trainer.norms import reestimate_norms_
 
 
 def finish_task(
@@ -41,18 +43,19 @@ def finish_task(
         reestimate: average the norm statistics anew under the final integers.
     """
     model, cpu = small.model.cpu().eval(), torch.device("cpu")
-    own = {name for name, _, _ in wrapped(model)}
+    own = {name for name, _, _ in (*wrapped(model), *plane_wrapped(model))}
     shared = {}
     for name, frozen in context.inherited.items():
         if name not in own:
             q, _, scale = gather_frozen(frozen, small.slots[f"{name}.weight"])
             assert scale is not None, "a shared layer has an owner"
             shared[name] = (q.numpy().astype(np.int8), scale.numpy())
-    integers = to_integers_(model, context.graph, shared)
+    vectors = context.precision.vectors
+    integers = to_integers_(model, context.graph, shared, head_bits=context.precision.head_bits, precision=vectors)
     inputs = _calibration_inputs(context, calibration_batches)
     if reestimate:
         reestimate_norms_(model, inputs)
-    norms, biases = freeze_vectors_(model, context.graph.head)
+    norms, biases = freeze_vectors_(model, context.graph.head, vectors)
     loss, accuracy = evaluate(model, context.data.validation, context.data, cpu)
     ranges = calibrate_ranges(model, integers.q, integers.scale, inputs)
     layers, norms, biases, head = scatter_all(integers, norms, biases, small.slots, full_sizes(full_model.state_dict()), context.graph.head)
@@ -69,6 +72,7 @@ def finish_task(
         head=head,
         ranges=ranges,
         validation={"accuracy": accuracy, "loss": loss},
+        vector_precision=vectors,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
 from typing import Literal
@@ -190,6 +190,12 @@ def plain_batches(split: Split, task: TaskData, size: int, device: torch.device)
         yield to_device(x, device), split.y[start : start + size].to(device)
 
 
+def training_sample(task: TaskData, count: int) -> torch.Tensor:
+    """At most `count` normalised training inputs, spread over the split: (n, ...)."""
+    stride = max(1, len(task.train) // count)
+    return normalise(task.train.x[::stride][:count], task.mean, task.std)
+
+
 def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Images go channels-last, which convolutions on CPU and GPU prefer."""
     return x.to(device, memory_format=torch.channels_last) if x.dim() == 4 else x.to(device)
@@ -216,23 +222,3 @@ def predict(model: nn.Module, split: Split, task: TaskData, device: torch.device
     """Logits (n, classes) of a split in evaluation mode, float32, on the CPU."""
     model.eval()
     return torch.cat([model(x).float().cpu() for x, _ in plain_batches(split, task, EVALUATION_BATCH, device)])
-
-
-def reestimate_norms_(model: nn.Module, batches: Sequence[torch.Tensor]) -> None:
-    """Sets the running statistics of every batch norm to the plain average over `batches` of inputs (each (n, ...)), in place."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms or not batches:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    model.eval()
-    for norm in norms:
-        norm.train()
-    with torch.no_grad():
-        for x in batches:
-            model(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()

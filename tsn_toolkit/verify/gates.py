@@ -20,6 +20,7 @@ from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.onnxruntime import check_weights
 from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
 from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 
@@ -51,7 +52,8 @@ def run_gates(
     held_out = x[:count].to(torch.float32)
     manifest = read_manifest(folder)
     wanted = x if y is not None else held_out
-    artefact = infer(folder / manifest["model_file"], wanted.to(torch.float32).numpy(), runtime=target.runtime, options=target.session_options)
+    entries = session_entries(target.session_options_without_vnni)
+    artefact = infer(folder / manifest["model_file"], wanted.to(torch.float32).numpy(), runtime=target.runtime, options=entries)
     integer, _ = reference_outputs(reference, held_out)
     with torch.no_grad():
         store = torch.cat([extracted.model(chunk) for chunk in held_out.split(100)])

@@ -14,6 +14,7 @@ import numpy as np
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.processor import session_entries
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
@@ -50,7 +51,7 @@ def integer_share(folder: Path) -> IntegerShare:
     manifest = read_manifest(folder)
     shape = [1, *manifest["inputs"][0]["shape"][1:]]
     runtime = manifest["target"]["runtime"]
-    options = manifest["target"]["session_options"]
+    options = session_entries(manifest["target"]["session_options_without_vnni"])
     events = profile(folder / manifest["model_file"], np.zeros(shape, np.float32), runtime=runtime, options=options)
     return share_of(events, {layer["name"]: layer["weight_shape"] for layer in manifest["layers"]})
 

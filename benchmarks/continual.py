@@ -1,0 +1,128 @@
+"""Accuracy and bytes of many settings on one benchmark: run one, run all that is missing, make the table and the plot. See README.md.
+
+    python benchmarks/continual.py run permuted_digits dense-cold --seed 0
+    python benchmarks/continual.py all permuted_digits --seeds 0,1,2
+    python benchmarks/continual.py table permuted_digits
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+from harness.measured import measure_variant, settings_of
+from harness.plot import draw_plot
+from harness.results import append_line, missing_runs, newest_lines, read_lines
+from harness.table import render_table
+from harness.variants import BENCHMARKS, Variant, variants_of
+
+from tsn_toolkit.errors import TsnError
+from tsn_toolkit.files import write_text
+
+RESULTS = Path(__file__).parent / "results"
+
+BENCHMARK = click.argument("benchmark", type=click.Choice(BENCHMARKS))
+RESULTS_OPTION = click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the results; default: beside this file.")
+THREADS_OPTION = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure accuracy and bytes of continual learning."""
+
+
+@main.command("list")
+@BENCHMARK
+def list_variants(benchmark: str) -> None:
+    """Names the variants."""
+    for variant in variants_of(benchmark):
+        click.echo(f"{variant.name:<20} {variant.what}")
+
+
+@main.command()
+@BENCHMARK
+@click.argument("variant")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@THREADS_OPTION
+@RESULTS_OPTION
+def run(benchmark: str, variant: str, seed: int, threads: int, results: Path) -> None:
+    """Measures one VARIANT and adds one line to the results."""
+    command = f"python benchmarks/continual.py run {benchmark} {variant} --seed {seed} --threads {threads}"
+    try:
+        line = measure_variant(
+            benchmark, _variant(benchmark, variant), seed=seed, threads=threads, command=command, say=lambda text: click.echo(text, err=True)
+        )
+    except TsnError as error:
+        raise click.ClickException(str(error)) from error
+    append_line(line, _lines_file(results, benchmark))
+    shown = {key: line[key] for key in ("variant", "seed", "acc", "validation", "bwt", "store_bytes", "wall_s")}
+    click.echo(json.dumps(shown))
+
+
+@main.command("all")
+@BENCHMARK
+@click.option("--seeds", default="0", show_default=True, help="Seeds, separated by commas.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in a process of its own.")
+@click.option("--only", default="*", show_default=True, help="Names of variants, separated by commas; may hold * and ?.")
+@THREADS_OPTION
+@RESULTS_OPTION
+def run_missing(benchmark: str, seeds: str, jobs: int, only: str, threads: int, results: Path) -> None:
+    """Measures every variant and seed that the results do not hold with the settings of today; a run that fails stops no other."""
+    try:
+        chosen_seeds = [int(seed) for seed in seeds.split(",")]
+    except ValueError as problem:
+        raise click.BadParameter(f"got {seeds!r}; give whole numbers separated by commas, for example 0,1,2.", param_hint="--seeds") from problem
+    patterns = only.split(",")
+    variants = [v for v in variants_of(benchmark) if any(fnmatch.fnmatchcase(v.name, pattern) for pattern in patterns)]
+    wanted = [(variant.name, settings_of(benchmark, variant)) for variant in variants]
+    todo = missing_runs(read_lines(_lines_file(results, benchmark)), wanted, chosen_seeds)
+    click.echo(f"{len(todo)} of {len(wanted) * len(chosen_seeds)} runs are missing", err=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = [name for name in pool.map(lambda job: _run_apart(benchmark, *job, threads, results), todo) if name]
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}")
+
+
+@main.command()
+@BENCHMARK
+@RESULTS_OPTION
+def table(benchmark: str, results: Path) -> None:
+    """Writes the table and the plot of all results so far."""
+    lines = newest_lines(read_lines(_lines_file(results, benchmark)))
+    if not lines:
+        raise click.ClickException(f"{_lines_file(results, benchmark)} holds no result. Run `python benchmarks/continual.py all {benchmark}` first.")
+    write_text(results / f"{benchmark}.md", render_table(benchmark, lines))
+    draw_plot(benchmark, lines, results / f"{benchmark}.svg")
+    click.echo(str(results / f"{benchmark}.md"))
+
+
+def _run_apart(benchmark: str, variant: str, seed: int, threads: int, results: Path) -> str | None:
+    """One run in a process of its own, so that its peak memory is its own; its name where it failed."""
+    name = f"{variant} (seed {seed})"
+    command = [sys.executable, __file__, "run", benchmark, variant, "--seed", str(seed), "--threads", str(threads), "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        click.echo(done.stdout.strip())
+        return None
+    click.echo(f"{name} failed: {done.stderr.strip()[-2000:]}", err=True)
+    return name
+
+
+def _variant(benchmark: str, name: str) -> Variant:
+    variants = {variant.name: variant for variant in variants_of(benchmark)}
+    if name not in variants:
+        raise click.BadParameter(f"{benchmark} has no variant {name!r}; it has {', '.join(variants)}.", param_hint="VARIANT")
+    return variants[name]
+
+
+def _lines_file(results: Path, benchmark: str) -> Path:
+    return results / f"{benchmark}.jsonl"
+
+
+if __name__ == "__main__":
+    main()

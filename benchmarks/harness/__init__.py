@@ -1,0 +1,1 @@
+"""The measuring harness of `continual.py`: variants, one measured run, results as lines, table and plot."""

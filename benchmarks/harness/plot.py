@@ -1,0 +1,61 @@
+"""Accuracy against bytes as an SVG; the same lines give the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.results import Line
+from harness.statistics import front, spread
+from harness.variants import variants_of
+
+
+def draw_plot(benchmark: str, lines: Mapping[str, Sequence[Line]], path: Path) -> None:
+    """Writes the plot: one point per variant, mean over seeds with deviations, bytes on a logarithmic axis, the front as a line.
+
+    Args:
+        benchmark: name of the benchmark.
+        lines: variant -> its lines, one per seed.
+        path: file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    families = {variant.name: variant.family for variant in variants_of(benchmark)}
+    order = [name for name in families if name in lines] + sorted(name for name in lines if name not in families)
+    kinds = list(dict.fromkeys(families.get(name, "other") for name in order))
+    sizes = {name: spread([line["store_bytes"] / 1000 for line in lines[name]]) for name in order}
+    accuracies = {name: spread([100 * line["acc"] for line in lines[name]]) for name in order}
+    with pyplot.rc_context({"svg.hashsalt": benchmark, "svg.fonttype": "none", "font.size": 8}):
+        figure, axes = pyplot.subplots(figsize=(10, 6.5))
+        for index, kind in enumerate(kinds):
+            members = [name for name in order if families.get(name, "other") == kind]
+            axes.errorbar(
+                [sizes[name].mean for name in members],
+                [accuracies[name].mean for name in members],
+                xerr=[sizes[name].deviation or 0.0 for name in members],
+                yerr=[accuracies[name].deviation or 0.0 for name in members],
+                fmt="os^DvPX"[index % 7],
+                color=f"C{index % 10}",
+                capsize=2,
+                label=kind,
+            )
+            for name in members:
+                axes.annotate(name, (sizes[name].mean, accuracies[name].mean), xytext=(4, 3), textcoords="offset points", fontsize=6)
+        best = sorted(front({name: (sizes[name].mean, accuracies[name].mean) for name in order}), key=lambda name: sizes[name].mean)
+        axes.plot([sizes[name].mean for name in best], [accuracies[name].mean for name in best], color="0.7", linewidth=0.8, zorder=0, label="front")
+        one_net = spread([line["denominators"]["dense_fp32"] / 1000 for name in order for line in lines[name]]).mean
+        for share, style in ((1.0, "--"), (0.1, ":")):
+            label = f"{share:.0%} of one dense fp32 net, all heads"
+            axes.axvline(one_net * share, color="0.5", linestyle=style, linewidth=0.8, zorder=0, label=label)
+        axes.set_xscale("log")
+        axes.set_xlabel("kB of all tasks together, files on disk")
+        axes.set_ylabel("mean test accuracy, %")
+        axes.set_title(benchmark)
+        axes.grid(True, which="both", linewidth=0.3)
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+        pyplot.close(figure)

@@ -1,0 +1,47 @@
+"""Where a number comes from: versions, processor, source, data, memory. No name of a machine, user or folder."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import tsn_toolkit
+from tsn_toolkit.data.loading import data_hash, load_data
+from tsn_toolkit.recipe.schema import DataSection
+
+
+def source_digest() -> str:
+    """sha256 over the paths and texts of the package's Python files."""
+    root = Path(tsn_toolkit.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def data_digest(data: DataSection) -> str:
+    """sha256 over the training and the test part that a recipe names."""
+    return hashlib.sha256("".join(data_hash(split) for split in load_data(data)).encode()).hexdigest()
+
+
+def processor() -> str:
+    """The processor's name as the system gives it, else the machine type."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cpu_seconds() -> float:
+    """Seconds that this process and those that it has waited for have computed; on a busy machine the clock says more about the others."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

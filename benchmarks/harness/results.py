@@ -1,0 +1,66 @@
+"""Results as JSON lines that only grow: one line per measured run; the newest line of a variant and seed counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+"""One measured run; `measured.py` says what it holds."""
+
+
+def append_line(line: Line, path: Path) -> None:
+    """Adds a line in one write, so that two runs that end at once do not mix theirs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(line, allow_nan=False) + "\n"
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """All lines of a file, oldest first; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
+
+
+def settings_digest(recipe: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """What tells two settings of one variant apart: sha256 of the recipe's keys as its file has them, without description, and of the overrides."""
+    keys = {key: value for key, value in recipe.items() if key != "description"}
+    return hashlib.sha256(json.dumps([keys, *overrides], sort_keys=True).encode()).hexdigest()
+
+
+def newest_lines(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Variant -> its lines, one per seed in order of the seeds; only those with the settings and the data of the variant's newest line."""
+    by_variant: dict[str, list[Line]] = {}
+    for line in lines:
+        by_variant.setdefault(line["variant"], []).append(line)
+    chosen = {}
+    for variant, found in by_variant.items():
+        same = {line["seed"]: line for line in found if _basis(line) == _basis(found[-1])}
+        chosen[variant] = [same[seed] for seed in sorted(same)]
+    return chosen
+
+
+def missing_runs(lines: Iterable[Line], wanted: Iterable[tuple[str, str]], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """(variant, seed) that no line holds with the settings of today.
+
+    Args:
+        lines: what was measured.
+        wanted: (variant, settings digest of today).
+        seeds: each variant is wanted with each of these; all variants of one seed come before the next seed.
+    """
+    measured = {(line["variant"], line["settings_sha256"], line["seed"]) for line in lines}
+    wanted = list(wanted)
+    return [(variant, seed) for seed in seeds for variant, digest in wanted if (variant, digest, seed) not in measured]
+
+
+def _basis(line: Line) -> tuple[str, str]:
+    return line["settings_sha256"], line["data_sha256"]

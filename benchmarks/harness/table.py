@@ -1,0 +1,144 @@
+"""The results of a benchmark as a markdown page; every number comes from the lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.results import Line
+from harness.statistics import Spread, added_bytes, front, paired_difference, spread
+from harness.variants import DENSE_COLD, variants_of
+
+Lines = Mapping[str, Sequence[Line]]
+"""Variant -> its lines, one per seed."""
+
+
+def render_table(benchmark: str, lines: Lines) -> str:
+    """The page.
+
+    Args:
+        benchmark: name of the benchmark.
+        lines: at least one variant with at least one line; variants that the benchmark no longer has come last.
+    """
+    what = {variant.name: variant.what for variant in variants_of(benchmark)}
+    order = [name for name in what if name in lines] + sorted(name for name in lines if name not in what)
+    sections = [
+        f"# {benchmark}",
+        "Written by `python benchmarks/continual.py table " + benchmark + "` from the lines beside it; what the columns mean stands in ../README.md.",
+        f"![accuracy against bytes]({benchmark}.svg)",
+        "## Accuracy and bytes",
+        _table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
+        "## Where the bytes are (kB, all tasks)",
+        _breakdown(order, lines),
+        "## What the stores are compared with (kB)",
+        _denominators(order, lines),
+        "## Time and memory",
+        _table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
+        "## Where the numbers come from",
+        _provenance(order, lines),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_MAIN_HEAD = (
+    "variant", "", "seeds", "test %", "minus cold, points", "validation %", "bwt, points", "kB", "% of one dense net", "kB per added task", "front"
+)  # fmt: skip
+
+
+def _main_row(name: str, what: str, lines: Lines, order: Sequence[str]) -> list[str]:
+    own = lines[name]
+    difference = paired_difference(own, lines.get(DENSE_COLD, ()), "acc")
+    share = [100 * line["store_bytes"] / line["denominators"]["dense_fp32"] for line in own]
+    on_front = front({other: (_mean(lines[other], "store_bytes"), _mean(lines[other], "acc")) for other in order})
+    return [
+        f"`{name}`",
+        what,
+        str(len(own)),
+        _percent(spread([line["acc"] for line in own])),
+        "" if difference is None or name == DENSE_COLD else _signed_points(difference),
+        _percent(spread([line["validation"] for line in own])),
+        "" if own[0]["bwt"] is None else f"{100 * _mean(own, 'bwt'):.2f}",
+        _kilobytes(spread([line["store_bytes"] for line in own])),
+        f"{_mean_of(share):.1f}",
+        _kilobytes(spread([added_bytes(line) for line in own])),
+        "*" if name in on_front else "",
+    ]
+
+
+def _breakdown(order: Sequence[str], lines: Lines) -> str:
+    stores = [name for name in order if lines[name][0]["breakdown"]]
+    if not stores:
+        return "No store was measured yet."
+    kinds = list(lines[stores[0]][0]["breakdown"])
+    rows = [
+        [f"`{name}`", *(f"{_mean_of([line['breakdown'][kind] for line in lines[name]]) / 1000:,.1f}" for kind in kinds), _entropy(lines[name])]
+        for name in stores
+    ]
+    return _table(("variant", *kinds, "entropy of masks and codes"), rows)
+
+
+def _entropy(own: Sequence[Line]) -> str:
+    return f"{_mean(own, 'entropy_bytes') / 1000:,.1f}"
+
+
+def _denominators(order: Sequence[str], lines: Lines) -> str:
+    keys = list(dict.fromkeys(key for name in order for key in lines[name][0]["denominators"]))
+    rows = []
+    for name in order:
+        own = lines[name]
+        cells = [f"{_mean_of([line['denominators'][key] for line in own]) / 1000:,.1f}" if key in own[0]["denominators"] else "" for key in keys]
+        rows.append([f"`{name}`", f"{_mean(own, 'store_bytes') / 1000:,.1f}", *cells])
+    return _table(("variant", "itself", *keys), rows)
+
+
+_COST_HEAD = ("variant", "threads", "training, s", "everything, s", "processor, s", "peak memory, MB")
+
+
+def _cost_row(name: str, own: Sequence[Line]) -> list[str]:
+    training = spread([sum(line["training_s"].values()) for line in own])
+    memory = _mean(own, "peak_memory_bytes") / 1e6
+    threads = ", ".join(sorted({str(line["threads"]) for line in own}))
+    clock, processor = (spread([line[key] for line in own]) for key in ("wall_s", "cpu_s"))
+    return [f"`{name}`", threads, training.text(0), clock.text(0), processor.text(0), f"{memory:,.0f}"]
+
+
+def _provenance(order: Sequence[str], lines: Lines) -> str:
+    every = [line for name in order for line in lines[name]]
+    versions = sorted({", ".join(f"{package} {version}" for package, version in line["versions"].items()) for line in every})
+    return "\n".join(
+        [
+            *(f"- processor: {text}" for text in sorted({line["processor"] for line in every})),
+            *(f"- versions: {text}" for text in versions),
+            *(f"- source (sha256): {text}" for text in sorted({line["source_sha256"] for line in every})),
+            *(f"- data (sha256): {text}" for text in sorted({line["data_sha256"] for line in every})),
+            "- commands: the `command` of each line",
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *rows))
+
+
+def _percent(value: Spread) -> str:
+    return _scaled(value, 100).text(2)
+
+
+def _signed_points(value: Spread) -> str:
+    points = _scaled(value, 100)
+    return ("+" if points.mean >= 0 else "") + points.text(2)
+
+
+def _kilobytes(value: Spread) -> str:
+    return _scaled(value, 1e-3).text(1)
+
+
+def _scaled(value: Spread, factor: float) -> Spread:
+    return Spread(value.mean * factor, None if value.deviation is None else value.deviation * factor)
+
+
+def _mean(own: Sequence[Line], key: str) -> float:
+    return _mean_of([line[key] for line in own])
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return spread(values).mean

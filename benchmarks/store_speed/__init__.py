@@ -1,0 +1,1 @@
+"""What `benchmarks/store.py` measures with: synthetic stores, interleaved timing, child processes."""

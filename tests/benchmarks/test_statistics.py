@@ -1,0 +1,33 @@
+"""Means, deviations, paired differences and the front."""
+
+import pytest
+from harness.statistics import Spread, added_bytes, front, paired_difference, spread
+
+
+def test_spread_of_three_values():
+    found = spread([1.0, 2.0, 6.0])
+    assert (found.mean, found.deviation) == (3.0, pytest.approx(7**0.5))
+    assert found.text(1) == "3.0 ± 2.6"
+    assert spread([2.0]) == Spread(2.0, None)
+    assert spread([2.0]).text(2) == "2.00"
+
+
+def test_the_difference_is_paired_by_seed(make_line):
+    base = [make_line("cold", 0, acc=0.5), make_line("cold", 1, acc=0.9)]
+    found = paired_difference([make_line("a", 1, acc=0.8), make_line("a", 0, acc=0.4), make_line("a", 7, acc=0.0)], base, "acc")
+    assert found is not None
+    assert found.mean == pytest.approx(-0.1)
+    assert found.deviation == pytest.approx(0.0)
+    assert paired_difference([make_line("a", 7)], base, "acc") is None
+
+
+def test_added_bytes_leave_out_the_first_task(make_line):
+    tasks = [{"bytes": 1000}, {"bytes": 10}, {"bytes": 20}]
+    assert added_bytes(make_line("a", tasks=tasks)) == 15
+    assert added_bytes(make_line("a", tasks=tasks[:1])) == 1000
+
+
+def test_the_front_holds_what_nothing_beats():
+    points = {"small": (1, 0.2), "middle": (5, 0.6), "large": (9, 0.7), "worse": (5, 0.5), "dearer": (6, 0.6)}
+    assert front(points) == {"small", "middle", "large"}
+    assert front({"a": (1, 0.5), "twin": (1, 0.5)}) == {"a", "twin"}

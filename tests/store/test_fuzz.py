@@ -1,0 +1,201 @@
+"""Damaged stores and packed files, a few hundred of the cases that benchmarks/fuzz_store.py runs by the ten thousand (I12)."""
+
+import json
+import os
+import random
+import time
+import tracemalloc
+
+import mixed_store
+import numpy as np
+import pytest
+import store_fuzz
+from store_fuzz import KINDS, Case, Subject, cases_of, examine, image_subject, store_subject
+
+from tsn_toolkit.errors import StoreError
+from tsn_toolkit.numerics.errors import NumericsError
+from tsn_toolkit.numerics.large_runs import decode_large_run, encode_large_run
+from tsn_toolkit.store.fields import named_lengths
+from tsn_toolkit.store.joint_image import pack_store
+from tsn_toolkit.store.manifest import hash_bytes
+from tsn_toolkit.store.part import PartError, read_part, write_part
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Folder of a store on a checkpoint, of one with every form of masks, and packed files of both."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    pack_store(mixed_store.make_mixed_store(folder / "mixed"), folder / "mixed.tsn")
+    pack_store(mixed_store.make_formed_store(folder / "forms"), folder / "forms.tsn")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_store_is_refused_by_name_or_another_model(stores, kind):
+    for name in ("mixed", "forms"):
+        subject = store_subject(stores / name)
+        for _, vouched, cases in cases_of(subject.pristine, 30, kinds=[kind]):
+            findings = examine(subject, cases, stores / name)
+            assert findings.failures == []
+            assert findings.outcomes["refused"] > (10 if vouched else 27), findings.outcomes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_packed_file_is_refused_by_section_or_another_model(stores, tmp_path, kind):
+    for name in ("mixed", "forms"):
+        subject = image_subject(stores / f"{name}.tsn")
+        for _, vouched, cases in cases_of(subject.pristine, 20, kinds=[kind]):
+            findings = examine(subject, cases, tmp_path)
+            assert findings.failures == []
+            assert findings.outcomes["refused"] > (5 if vouched else 17), findings.outcomes
+
+
+def test_vouched_damage_reaches_the_decoder(stores):
+    """Some of it is another valid model, some is refused for what the bytes mean, and not one case by a hash."""
+    subject = store_subject(stores / "mixed")
+    reasons = set()
+    for case in [Case("tasks/001-b.safetensors", "flip", True, number) for number in range(60)]:
+        files = subject.damage(subject.pristine, case)
+        store_fuzz.write_files(stores / "mixed", files)
+        try:
+            subject.read(stores / "mixed", False)
+            reasons.add("model")
+        except StoreError as error:
+            reasons.add(str(error).split("damaged: ")[1][:20])
+            assert "SHA-256" not in str(error) and "bytes, the manifest says" not in str(error)
+        store_fuzz.write_files(stores / "mixed", subject.pristine)
+    assert "model" in reasons and len(reasons) > 8
+
+
+@pytest.mark.parametrize("rarity", [0.01, 0.6])
+def test_damaged_large_runs(rarity):
+    """Runs of codes that the small stores above are too small for, as gaps and as fields; a bomb is no way to more memory than the run takes."""
+    rng, count, alphabet = np.random.default_rng(0), 20_000, 16
+    ranks = (rng.integers(1, alphabet, count) * (rng.random(count) < rarity)).astype(np.uint8)
+    payload = encode_large_run(ranks, np.bincount(ranks, minlength=alphabet))
+    assert payload[0] == (rarity < 0.1)
+    outcomes = set()
+    tracemalloc.start()
+    for number in range(300):
+        damaged = store_fuzz.damage(payload, KINDS[number % 4], random.Random(number), [bytes(range(256))])
+        try:
+            decoded = decode_large_run(damaged, alphabet, count)
+            assert decoded.dtype == np.uint8 and decoded.shape == (count,) and decoded.max() < alphabet
+            outcomes.add("another run")
+        except NumericsError:
+            outcomes.add("refused")
+    assert tracemalloc.get_traced_memory()[1] < 32 * count
+    tracemalloc.stop()
+    assert outcomes == {"another run", "refused"}
+
+
+# ------------------------------------------------------------------------------------------------------------- bombs by design
+
+
+def vouch(folder, part, data):
+    body = json.loads((folder / "manifest.json").read_bytes())
+    for row in (body["trunk"], *body["tasks"]):
+        if row["path"] == part:
+            row |= {"sha256": hash_bytes(data), "size_bytes": len(data)}
+    return {part: data, "manifest.json": store_fuzz._with_own_hash(body)}
+
+
+def units_of(groups, units, members=40):
+    groups[0][2] += [[f"x{number}.weight", 0, units] for number in range(members)]
+
+
+BOMBS = {
+    "runs of units": lambda record: units_of(record["groups"], [[0, 0, 1 << 28]]),
+    "repeated units": lambda record: units_of(record["groups"], 1 << 24),
+    "a group of many units": lambda record: record["groups"].append(["big", 1 << 28, [["big.weight", 0, "="]]]),
+    "a layer beyond the limit": lambda record: record["layers"].append(["big", [1 << 14, 1 << 14, 2]]),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path, bomb):
+    store = mixed_store.make_mixed_store(tmp_path / "store", fresh=True, tasks="a")
+    metadata, blobs = read_part(store.part_bytes(store.trunk_entry))
+    BOMBS[bomb](metadata["architecture"])
+    subject = store_subject(store.path)
+    files = vouch(store.path, "trunk.safetensors", write_part(metadata, blobs))
+    declared = (200 << 20) // store_fuzz.BYTES_PER_SLOT
+    bombed = Subject(subject.pristine, lambda pristine, case: {**pristine, **files}, subject.read, lambda files: declared, subject.names)
+    findings = examine(bombed, [Case("trunk.safetensors", "graft", True, 0)], store.path)
+    assert findings.outcomes == {"refused": 1}, findings.failures
+
+
+def test_vectors_have_a_limit_together():
+    assert named_lengths([["a", 1 << 23], ["b", 1 << 23]]) == (("a", 1 << 23), ("b", 1 << 23))
+    with pytest.raises(PartError, match="more than 16777216 entries"):
+        named_lengths([["a", 1 << 23], ["b", 1 << 23], ["c", 1]])
+
+
+def test_a_head_of_dead_features_does_not_ask_for_gigabytes(tmp_path):
+    """A head whose features are all dead stores no code, whatever its classes and features are."""
+    store = mixed_store.make_mixed_store(tmp_path / "store", fresh=True, tasks="a")
+    metadata, blobs = read_part(store.part_bytes(store.trunk_entry))
+    record = metadata["architecture"]
+    record["head"][1] = 1 << 22
+    record["groups"].append(["dead", 2, [["head.weight", 1, [[1, 0, 1 << 22]]]]])
+    for group in record["groups"]:
+        group[2] = [member for member in group[2] if member[0] != "head.weight" or group[0] == "dead"]
+    trunk = write_part(metadata, blobs)
+    subject = store_subject(store.path)
+    first = vouch(store.path, "trunk.safetensors", trunk)
+    store_fuzz.write_files(store.path, first)
+    metadata, blobs = read_part(subject.pristine["tasks/000-a.safetensors"])
+    index = len(record["groups"]) - 1
+    metadata |= {"groups": [*metadata["groups"], index], "classes": list(range(1000))}
+    masks = blobs["masks"]
+    cut = len([group for group in metadata["groups"] if group != index])
+    blobs = {**blobs, "masks": masks[:cut] + b"\1" + masks[cut:], "head": b"\0" + bytes(2000) + b"\0" + bytes(2000)}
+    files = {**subject.pristine, **first, **vouch(store.path, "tasks/000-a.safetensors", write_part(metadata, blobs))}
+    store_fuzz.write_files(store.path, subject.pristine)
+    bombed = Subject(subject.pristine, lambda pristine, case: files, subject.read, lambda files: 8 << 20, subject.names)
+    findings = examine(bombed, [Case("tasks/000-a.safetensors", "graft", True, 0)], store.path)
+    assert findings.outcomes == {"refused": 1}, findings.failures
+
+
+# -------------------------------------------------------------------------------------------------------- the fuzzer can fail
+
+
+def misread(how):
+    def read(folder, thorough):
+        if (folder / "file").read_bytes() == b"pristine":
+            return
+        if how == "hang":
+            time.sleep(30)
+        if how == "death":
+            os._exit(3)
+        if how == "traceback":
+            raise IndexError("list index out of range")
+        if how == "memory":
+            np.ones(1 << 25)
+        if how == "unnamed":
+            raise StoreError("something is wrong")
+        if how == "memory error":
+            raise StoreError("file") from MemoryError()
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("how", "vouched", "outcome"),
+    [
+        ("hang", True, "hang"),
+        ("death", True, "death"),
+        ("traceback", True, "traceback"),
+        ("memory", True, "memory"),
+        ("memory error", True, "memory"),
+        ("unnamed", True, "unnamed"),
+        ("nothing", False, "accepted"),
+        ("nothing", True, "model"),
+    ],
+)
+def test_the_fuzzer_finds_what_it_looks_for(tmp_path, monkeypatch, how, vouched, outcome):
+    monkeypatch.setattr(store_fuzz, "SECONDS_PER_CASE", 1)
+    subject = Subject({"file": b"pristine"}, lambda pristine, case: {"file": b"damaged"}, misread(how), lambda files: 0, ("file",))
+    findings = examine(subject, [Case("file", "flip", vouched, number) for number in range(2)], tmp_path)
+    assert findings.outcomes == {outcome: 2}
+    assert len(findings.failures) == (0 if outcome == "model" else 2)

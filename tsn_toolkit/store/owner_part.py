@@ -1,0 +1,71 @@
+"""An opened part of the trunk or of a task: what its metadata say, and readers of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsn_toolkit.contracts import ActivationRange, HeadState, NormState
+from tsn_toolkit.store.layout import Architecture, CodedLayer, NamedLengths, UnitMasks
+from tsn_toolkit.store.lineage import Inherited, OwnerLayer
+from tsn_toolkit.store.part import Part
+from tsn_toolkit.store.vectors import decode_biases, decode_head, decode_norms, decode_ranges
+from tsn_toolkit.vocabulary import VectorPrecision
+
+
+class LayerSource(Protocol):
+    """Reads the layers of one part in the order of the record."""
+
+    def next(self, layer: CodedLayer, above: Inherited) -> OwnerLayer:
+        """The next layer over what its owner inherits."""
+
+    def finish(self) -> None:
+        """Checks that nothing is left."""
+
+
+@dataclass(frozen=True)
+class OwnerPart:
+    """The trunk's or a task's part, opened.
+
+    Attributes:
+        name: of the owner.
+        metadata: of the part.
+        architecture: the record.
+        classes: label of each logit of the head; empty for a trunk without a head.
+        unit_masks: as in `TaskResult`.
+        norm_lengths, bias_lengths, range_names: what the part holds, in the order of its blobs; a child with the same need not repeat them.
+        precision: of its vectors.
+        read_layers: begins to read its layers.
+    """
+
+    name: str
+    metadata: Mapping[str, Any]
+    architecture: Architecture
+    classes: tuple[int, ...]
+    unit_masks: UnitMasks
+    norm_lengths: NamedLengths
+    bias_lengths: NamedLengths
+    range_names: tuple[str, ...]
+    precision: VectorPrecision
+    part: Part
+    read_layers: Callable[[], LayerSource]
+
+    def norms(self) -> dict[str, NormState]:
+        """Norm states by module path."""
+        return decode_norms(self.architecture, self.unit_masks, self.part.blob("norms"), self.norm_lengths, self.precision)
+
+    def biases(self) -> dict[str, NDArray[np.float32]]:
+        """Biases by module path."""
+        return decode_biases(self.architecture, self.unit_masks, self.part.blob("biases"), self.bias_lengths, self.precision)
+
+    def head(self) -> HeadState:
+        """The classifier; only where there are classes."""
+        return decode_head(self.architecture, self.unit_masks, self.part.blob("head"), len(self.classes), self.precision)
+
+    def ranges(self) -> dict[str, ActivationRange]:
+        """Activation ranges by quantizer name."""
+        return decode_ranges(self.part.blob("ranges"), self.range_names)

@@ -1,0 +1,98 @@
+"""What is decided on validation data in the phase that trains codes: bit widths before its last epochs, centroids after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from tsn_toolkit.contracts import Split
+from tsn_toolkit.numerics.paired import paired_difference
+from tsn_toolkit.parts.adaptive_bits import adapt_bits_
+from tsn_toolkit.parts.centroids import attach_centroids_, round_centroids_
+from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.loop import Phase, fit, predict
+
+EXAMPLES = 500
+"""Validation examples on which a bit width is judged, spread over the split."""
+
+
+def validation_losses(model: nn.Module, context: TaskContext, limit: int | None = None) -> NDArray[np.float64]:
+    """Cross entropy of each of at most `limit` validation examples (all by default), float64 (n,); the model stays in its mode."""
+    split, was_training = context.data.validation, model.training
+    stride = 1 if limit is None else max(1, -(-len(split) // limit))
+    part = Split(split.x[::stride], split.y[::stride])
+    logits = predict(model, part, context.data, context.settings.device)
+    model.train(was_training)
+    losses: NDArray[np.float64] = functional.cross_entropy(logits.double(), part.y, reduction="none").numpy()
+    return losses
+
+
+def choose_bit_widths_(model: nn.Module, context: TaskContext) -> None:
+    """Narrows the wrapped layers, in place, where the recipe says so; masks and scales must be fixed."""
+    precision = context.precision
+    if not precision.adapt_bits or len(context.data.validation) == 0:
+        return
+    choice = adapt_bits_(model, lambda: validation_losses(model, context, EXAMPLES), precision.bit_tolerance)
+    for line in choice.lines():
+        _note(context, line)
+
+
+def tune_centroids_(
+    model: nn.Module,
+    context: TaskContext,
+    epochs: int,
+    generator: torch.Generator,
+    *,
+    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    label_weight: float = 1.0,
+) -> None:
+    """Moves the codebooks' entries with all codes fixed, in place, and keeps them, rounded, if the validation loss has not become worse.
+
+    Norms, biases and head stay. Without validation examples nothing is tuned.
+
+    Args:
+        model: with wrapped layers, trained through their codebooks.
+        context: the task.
+        epochs: passes over the training split; 0 leaves all as it is.
+        generator: of the shuffle and the augmentation.
+        extra_loss: a teacher's loss, as in `fit`.
+        label_weight: factor of the cross entropy.
+    """
+    if epochs == 0 or len(context.data.validation) == 0:
+        return
+    before = validation_losses(model, context)
+    kept = [(wrapper, wrapper.codebook, latent, latent.detach().clone()) for _, wrapper, latent in wrapped(model)]
+    positions = attach_centroids_(model)
+    if not positions:
+        return
+    phase = Phase("centroids", epochs, context.learning_rate, "fall", label_weight=label_weight)
+    fit(
+        model,
+        context.data,
+        phase,
+        context.settings,
+        parameters=[{"params": positions, "weight_decay": 0.0}],
+        generator=generator,
+        progress=context.progress,
+        train_norms=False,
+        extra_loss=extra_loss,
+    )
+    round_centroids_(model)
+    difference = paired_difference(validation_losses(model, context), before)
+    keep = difference.mean <= 0
+    if not keep:
+        for wrapper, codebook, latent, values in kept:
+            wrapper.codebook = codebook
+            latent.data.copy_(values)
+    _note(context, f"centroids: validation loss {difference} on {difference.count} examples, {'kept' if keep else 'put back'}")
+
+
+def _note(context: TaskContext, line: str) -> None:
+    if context.note is not None:
+        context.note(f"task `{context.data.name}`: {line}")
