@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 
+import tsn_toolkit.export.onnxruntime_arithmetic as arithmetic
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.artefact import require_modules
 from tsn_toolkit.export.child import infer
@@ -20,6 +22,7 @@ from tsn_toolkit.export.package import PackageOptions, Preprocessing, read_manif
 from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
+from tsn_toolkit.verify.gates import nearest_reference
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
 import export_models as models  # noqa: E402
@@ -73,6 +76,40 @@ def test_runtime_equals_the_integer_reference_exactly(package, task, ranges):
     steps = np.abs(got - expected.numpy()) / reference.output_step
     assert steps.max() < 0.01
     assert len(np.unique(np.round(got / reference.output_step))) > 50
+
+
+def test_runtime_adds_in_one_of_the_two_orders(tmp_path):
+    """All pairs of codes under scales for which the order of the operands decides some ties."""
+    first, second = (torch.arange(256.0).repeat_interleave(256), torch.arange(256.0).repeat(256))
+    ties, wrong = 0, {"first": 0, "second": 0}
+    for number in range(40):
+        scales = np.random.default_rng(number).uniform(0.01, 0.1, 3).astype(np.float32)
+        got = runtime_sum(tmp_path / "add.onnx", first.numpy(), second.numpy(), scales)
+        operands = [arithmetic._Codes(codes, torch.tensor(scale), False) for codes, scale in zip((first, second), scales[:2], strict=True)]
+        sums = {"first": arithmetic._Sum(*operands), "second": arithmetic._Sum(*reversed(operands))}
+        codes = {order: arithmetic._requantized_sum(pair, torch.tensor(scales[2]), 0.0).clamp(0, 255).numpy() for order, pair in sums.items()}
+        ties += int((codes["first"] != codes["second"]).sum())
+        for order, expected in codes.items():
+            wrong[order] += int((got != expected).sum())
+    assert ties > 0 and min(wrong.values()) == 0 and max(wrong.values()) == ties
+
+
+def runtime_sum(path, first, second, scales):
+    """What ONNX Runtime's QLinearAdd makes of two vectors of uint8 codes with zero points 0."""
+    constants = {"a_s": scales[0], "b_s": scales[1], "y_s": scales[2], "z": np.uint8(0)}
+    node = onnx.helper.make_node("QLinearAdd", ["a", "a_s", "z", "b", "b_s", "z", "y_s", "z"], ["y"], domain="com.microsoft")
+    inputs, outputs = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [None]) for name in names] for names in ("ab", "y"))
+    graph = onnx.helper.make_graph([node], "add", inputs, outputs, [onnx.numpy_helper.from_array(np.array(v), k) for k, v in constants.items()])
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"a": first.astype(np.uint8), "b": second.astype(np.uint8)})[0]
+
+
+def test_the_nearest_reference_is_taken():
+    artefact, near, far = (np.full((2, 3), value, np.float32) for value in (1.0, 1.25, 3.0))
+    assert nearest_reference(artefact, (far, near), 0.5) is near and nearest_reference(artefact, (artefact, near), 0.5) is artefact
+    assert nearest_reference(np.full((2, 3), np.nan, np.float32), (far, near), 0.5) is near
 
 
 def test_integer_reference_is_near_brevitas(task, ranges):

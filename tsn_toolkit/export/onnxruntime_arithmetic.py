@@ -4,7 +4,8 @@ Rules of the runtime's CPU kernels, all scales in float32, rint = round half to 
 
 - QuantizeLinear: q = rint(x / S)
 - QLinearConv, QGemm: acc = sum a * w + bias (int32, exact); q = rint(float32(acc) * (S_in * S_w[c] / S_out)), clipped, so that a ReLU is the clip
-- QLinearAdd, zero points z: q = rint(fma(b + z_b, S_b / S_out, fma(a + z_a, S_a / S_out, z_out - (S_a / S_out * z_a + S_b / S_out * z_b)))) - z_out
+- QLinearAdd, zero points z: q = rint(fma(b + z_b, S_b / S_out, fma(a + z_a, S_a / S_out, z_out - (S_a / S_out * z_a + S_b / S_out * z_b)))) - z_out,
+  or with a and b exchanged: which operand comes first depends on the processor that the kernel was made for (`Order`)
 - QLinearAveragePool: the mean of the dequantized codes, quantized again
 
 A simulation in floats, such as Brevitas' own forward, rounds sums near a half differently, and a deep net carries such flips to its output; this
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,10 @@ from torch import nn
 
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
+
+Order = Literal["first", "second"]
+"""The operand of an addition that the kernel adds first."""
+ORDERS: tuple[Order, ...] = ("first", "second")
 
 _EXACT_FLOAT32 = 2**24
 _ADDITIONS = (torch.add, operator.add, operator.iadd)
@@ -44,6 +49,8 @@ class _Codes:
 
 @dataclass(frozen=True)
 class _Sum:
+    """Of two codes, the one that the kernel adds first and the other."""
+
     first: _Codes
     second: _Codes
 
@@ -52,13 +59,14 @@ class _Unknown(Exception):
     """An operation without an integer rule here."""
 
 
-def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: int = 100) -> tuple[torch.Tensor, str]:
+def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: int = 100, order: Order = "first") -> tuple[torch.Tensor, str]:
     """Outputs of the integer arithmetic.
 
     Args:
         reference: from `build_integer_model`.
         x: float32 inputs (n, ...).
         batch_size: examples per pass; has no influence on the result.
+        order: of the operands of additions.
 
     Returns:
         (outputs, kind): float32 outputs (n, ...) and `integer`, or `simulated` where the model holds an operation without an integer rule and
@@ -67,7 +75,7 @@ def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: i
     chunks = x.split(batch_size)
     with torch.no_grad():
         try:
-            return torch.cat([_Interpreter(reference).run(chunk) for chunk in chunks]), "integer"
+            return torch.cat([_Interpreter(reference, order).run(chunk) for chunk in chunks]), "integer"
         except _Unknown:
             return torch.cat([reference(chunk) for chunk in chunks]).detach(), "simulated"
 
@@ -75,10 +83,10 @@ def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: i
 class _Interpreter:
     """Runs the Brevitas graph node by node on integers."""
 
-    def __init__(self, reference: IntegerModel) -> None:
+    def __init__(self, reference: IntegerModel, order: Order) -> None:
         if reference.mode != "graph":
             raise _Unknown(reference.mode)
-        self.reference = reference
+        self.reference, self.order = reference, order
         self.proxies = activation_proxies(reference.module)
         self.owners = {id(reference.module.get_submodule(name)): proxy for name, proxy in self.proxies.items()}
 
@@ -119,7 +127,7 @@ class _Interpreter:
     def _function(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if target in _ADDITIONS or target in ("add", "add_"):
             if len(args) == 2 and all(isinstance(arg, _Codes) and not arg.accumulator for arg in args) and not kwargs:
-                return _Sum(args[0], args[1])
+                return _Sum(args[0], args[1]) if self.order == "first" else _Sum(args[1], args[0])
         elif target in _RESHAPES or target in ("flatten", "view", "reshape"):
             if isinstance(args[0], torch.Tensor):  # a mean that is quantized only after it is reshaped
                 return _reshape(args[0], target, args[1:], kwargs)

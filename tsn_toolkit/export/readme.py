@@ -27,7 +27,7 @@ options.intra_op_num_threads = 1
 
 golden = np.load("{golden_file}")
 logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.float32)}})[0]
-steps = np.abs(logits - golden["y"]).max() / {output_step!r}
+steps = min(np.abs(logits - recorded).max() for recorded in golden["y"]) / {output_step!r}  # one per order in which processors add
 print("classes:", logits.argmax(axis=1))
 print(f"largest difference to the recorded outputs: {{steps:.3f}} output steps")
 ```

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from tsn_toolkit.masks.granularity import parse_granularity, shared_masks
+from tsn_toolkit.masks.schedule import cubic_density
 from tsn_toolkit.masks.top import keep_count
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
 
@@ -54,18 +55,18 @@ def divide_budget_(model: nn.Module, batches: Batches, loss: Loss) -> None:
         wrapper.density = int(mask.sum()) / mask.numel()
 
 
-def start_scores_(model: nn.Module) -> None:
+def start_scores_(model: nn.Module, start_density: float = 0.0) -> None:
     """Lets the `select` layers learn their scores, which start at |latent weight|, and sets their first masks, in place."""
     for wrapper, latent in _layers(model, "select"):
         wrapper.score.data.copy_(latent.detach().abs())
         wrapper.learn_scores = True
-    refresh_masks_(model)
+    refresh_masks_(model, start_density, progress=0.0)
 
 
-def refresh_masks_(model: nn.Module) -> None:
-    """Sets the masks of the `select` layers by their scores, in place."""
+def refresh_masks_(model: nn.Module, start_density: float = 0.0, progress: float = 1.0) -> None:
+    """Sets the masks of the `select` layers by their scores, in place, on the way from `start_density` (or more) to each layer's own density."""
     for wrapper, _ in _layers(model, "select"):
-        wrapper.refresh_mask_()
+        wrapper.refresh_mask_(density=cubic_density(max(start_density, wrapper.density), wrapper.density, progress))
 
 
 def choose_own_slots_(model: nn.Module, *, shared: bool) -> None:

@@ -110,10 +110,11 @@ class SubnetWeight(nn.Module):
             size = size + self.bonus * size.square().mean().sqrt() * self.preferred
         return size
 
-    def refresh_mask_(self, ranking: torch.Tensor | None = None) -> None:
-        """Sets the mask to the `density` fraction of slots with the largest ranking (`ranking()` or another, shape of the weight)."""
+    def refresh_mask_(self, ranking: torch.Tensor | None = None, density: float | None = None) -> None:
+        """Sets the mask to the `density` fraction (or another) of slots with the largest ranking (`ranking()` or another, shape of the weight)."""
         ranking = self.ranking() if ranking is None else ranking
-        self.mask.copy_(structured_mask(ranking, self.density, parse_granularity(self.granularity)))
+        density = self.density if density is None else density
+        self.mask.copy_(structured_mask(ranking, density, parse_granularity(self.granularity)))
 
     @torch.no_grad()
     def choose_refined_(self, latent: torch.Tensor, share: float) -> None:

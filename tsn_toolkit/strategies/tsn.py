@@ -51,7 +51,7 @@ from tsn_toolkit.trainer.codes_phase import choose_bit_widths_, tune_centroids_
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
-from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, training_sample
+from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, steps_per_epoch, training_sample
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental",)
@@ -71,6 +71,8 @@ class Config(BaseModel):
     Attributes:
         warmup: share of the epochs before units are chosen (fresh trunk).
         search: share of the epochs in which scores, or changes, are learned.
+        start_density: density at which the search begins; it falls to the plan's on a cubic, reached after `descent` of it (fresh trunk only).
+        descent: share of the search in which the density falls.
         score_rate: learning rate of scores relative to weights.
         refresh_every: steps between exact refreshes of the score mask.
         reuse_bonus: raises the ranking of the slots that the parent uses, in units of the layer's root mean square score: masks that repeat the
@@ -94,6 +96,8 @@ class Config(BaseModel):
 
     warmup: float = Field(0.25, ge=0, lt=1)
     search: float = Field(0.35, gt=0, lt=1)
+    start_density: float = Field(0.0, ge=0, le=1)
+    descent: float = Field(0.8, gt=0, le=1)
     score_rate: float = Field(1.0, gt=0)
     refresh_every: int = Field(5, ge=1)
     reuse_bonus: float = Field(0.0, ge=0)
@@ -235,11 +239,12 @@ def _search(
     shared = context.plan.density_by_layer == "learned"
     if shared:
         divide_budget_(model.train(), _sample_batches(context, config.budget_batches), functional.cross_entropy)
-    start_scores_(model)
+    start_scores_(model, config.start_density)
+    descent = max(1.0, config.descent * epochs * steps_per_epoch(context.data.train, context.settings))
 
     def refresh(step: int) -> None:
         if (step + 1) % config.refresh_every == 0:
-            refresh_masks_(model)
+            refresh_masks_(model, config.start_density, (step + 1) / descent)
 
     phase = Phase("search", epochs, context.learning_rate, "rise", label_weight=config.label_weight if extra_loss is not None else 1.0)
     _fit(model, context, config, phase, generator, refresh, extra_loss)
@@ -278,10 +283,10 @@ def _train_codes(
     layers = list(wrapped(model))
     for _, wrapper, latent in layers:
         wrapper.fit_codebook_(latent)
-    steps_per_epoch = max(1, len(context.data.train) // context.settings.batch_size)
+    steps = steps_per_epoch(context.data.train, context.settings)
 
     def refit(step: int) -> None:
-        if (step + 1) % steps_per_epoch == 0 and step + 1 < phase.epochs * steps_per_epoch:
+        if (step + 1) % steps == 0 and step + 1 < phase.epochs * steps:
             for _, wrapper, latent in layers:
                 wrapper.fit_codebook_(latent)
 

@@ -80,6 +80,11 @@ def rate_at(phase: Phase, step: int, steps: int) -> float:
     return phase.learning_rate * 0.5 * (1 + float(cosine))
 
 
+def steps_per_epoch(split: Split, settings: TrainingSettings) -> int:
+    """Full batches of a split; one at least."""
+    return max(1, len(split) // settings.batch_size)
+
+
 def fit(
     model: nn.Module,
     task: TaskData,
@@ -112,16 +117,16 @@ def fit(
     """
     groups = [{"rate": 1.0, **group} for group in parameters]
     optimizer = _optimizer(groups, settings)
-    steps_per_epoch = max(1, len(task.train) // settings.batch_size)
-    steps, history = phase.epochs * steps_per_epoch, []
+    epoch_steps = steps_per_epoch(task.train, settings)
+    steps, history = phase.epochs * epoch_steps, []
     best: tuple[float, dict] | None = None
     for epoch in range(phase.epochs):
         model.train()
         if not train_norms:
             _hold_norms_(model)
         total = 0.0
-        for index, (x, y) in enumerate(training_batches(task, settings, generator, steps_per_epoch)):
-            step = epoch * steps_per_epoch + index
+        for index, (x, y) in enumerate(training_batches(task, settings, generator, epoch_steps)):
+            step = epoch * epoch_steps + index
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(phase, step, steps) * group["rate"]
             total += _step(model, x, y, optimizer, settings, phase.label_weight, extra_loss)
@@ -130,7 +135,7 @@ def fit(
             if progress is not None:
                 progress(phase.name, step + 1, steps)
         loss, accuracy = evaluate(model, task.validation, task, settings.device)
-        history.append({"loss": total / steps_per_epoch, "validation_loss": loss, "validation_accuracy": accuracy})
+        history.append({"loss": total / epoch_steps, "validation_loss": loss, "validation_accuracy": accuracy})
         if phase.select_best and (best is None or loss < best[0] or isnan(best[0])):
             best = (loss, copy.deepcopy(model.state_dict()))
     if best is not None:
