@@ -55,6 +55,10 @@ def test_slots_are_counted(tmp_path):
         flat = np.concatenate([states.reshape(-1) for states in store.states(task["name"]).values()])
         assert task["own_slots"] == (flat == samples.OWN).sum() and task["reuse_slots"] == (flat == samples.REUSE).sum()
         assert task["density"] == (flat != samples.PRUNED).sum() / total
+        for name, states in store.states(task["name"]).items():
+            layer = task["layers"][name]
+            assert (layer["own_slots"], layer["reuse_slots"]) == ((states == samples.OWN).sum(), (states == samples.REUSE).sum())
+            assert layer["bit_width"] == (4 if layer["own_slots"] else 0)
 
 
 def entropy(groups):

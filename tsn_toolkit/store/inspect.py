@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.entropy_size import entropy_bytes
 from tsn_toolkit.store.folder import MANIFEST, read_bytes
+from tsn_toolkit.store.lineage import OwnerLayer
 from tsn_toolkit.store.part_files import Entry
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK, SlotState
@@ -28,15 +29,17 @@ _KIND_OF_BLOB = {
     "head": "heads",
 }
 
+_SLOTS = {"own_slots": SlotState.OWN, "reuse_slots": SlotState.REUSE, "refine_slots": SlotState.REFINE}
+
 
 def inspect_store(store: Store) -> dict[str, Any]:
     """Sizes of a store, as `tsn inspect --json` prints them.
 
     Returns:
         `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; a file that
-        belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (of its part), density (used slots
-        / all slots), own_slots, reuse_slots, refine_slots; `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner ->
-        bits), free_bits; `entropy_bytes`.
+        belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (of its part), density (used
+        slots / all slots), own_slots, reuse_slots, refine_slots, and for each of its `layers` these three and bit_width (of own codes); `layers`:
+        name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
@@ -88,20 +91,27 @@ def _part(store: Store, owner: str, entry: Entry) -> dict[str, Any]:
 
 
 def _tasks(store: Store) -> list[dict[str, Any]]:
-    counts = {entry.name: np.zeros(len(SlotState), np.int64) for entry in store.entries}
-    for _, owners in store.layers_of_all():
+    layers: dict[str, dict[str, dict[str, int]]] = {entry.name: {} for entry in store.entries}
+    for layer, owners in store.layers_of_all():
         for name, held in owners:
             if name != TRUNK:
-                counts[name] += np.bincount(held.states.reshape(-1), minlength=len(SlotState))
+                layers[name][layer.name] = _task_layer(held)
+    totals = {name: {key: sum(layer[key] for layer in found.values()) for key in _SLOTS} for name, found in layers.items()}
     return [
         {
             "name": entry.name,
             "parent": entry.parent,
             "marginal_bytes": entry.size_bytes,
-            "density": float(counts[entry.name][SlotState.REUSE :].sum()) / max(store.architecture.size, 1),
-            "own_slots": int(counts[entry.name][SlotState.OWN]),
-            "reuse_slots": int(counts[entry.name][SlotState.REUSE]),
-            "refine_slots": int(counts[entry.name][SlotState.REFINE]),
+            "density": sum(totals[entry.name].values()) / max(store.architecture.size, 1),
+            **totals[entry.name],
+            "layers": layers[entry.name],
         }
         for entry in store.entries
     ]
+
+
+def _task_layer(held: OwnerLayer) -> dict[str, int]:
+    """Slots by what the task does with them, and bits per own code (1 of a plane, 0 where nothing is its own)."""
+    counts = np.bincount(held.states.reshape(-1), minlength=len(SlotState))
+    bits = held.codes.bit_width if held.codes is not None else int(held.own is not None)
+    return {**{key: int(counts[state]) for key, state in _SLOTS.items()}, "bit_width": bits}
