@@ -55,6 +55,21 @@ class GateTolerances(_Frozen):
     integer_share: float = Field(default=0.9, ge=0, le=1)
 
 
+class Rates(_Frozen):
+    """What the hardware does at best, for the cost of layers by the roofline model.
+
+    Attributes:
+        threads: that the other figures are for.
+        int8_gmacs_per_s, float_gmacs_per_s: multiply-accumulates, in 10^9 per second.
+        memory_gb_per_s: bytes read or written, in 10^9 per second.
+    """
+
+    threads: int = Field(ge=1)
+    int8_gmacs_per_s: float = Field(gt=0)
+    float_gmacs_per_s: float = Field(gt=0)
+    memory_gb_per_s: float = Field(gt=0)
+
+
 class Source(_Frozen):
     """Where figures of the file come from.
 
@@ -84,6 +99,7 @@ class Target(_Frozen):
         channel_multiple: kept channels are rounded up to a multiple of this.
         max_code: largest |q| of a weight.
         sparsity_patterns: mask patterns that have kernels.
+        rates: peak rates, None where nobody has measured them.
         flash_kib, ram_kib: limits, None where there is none to speak of.
         session_options_without_vnni: configuration entries that every session must set on a processor without int8 dot products.
         gates: tolerances.
@@ -102,6 +118,7 @@ class Target(_Frozen):
     channel_multiple: int = Field(default=1, ge=1)
     max_code: int = Field(default=MAX_CODE, ge=1, le=MAX_CODE)
     sparsity_patterns: tuple[str, ...] = Field(default=(), strict=False)
+    rates: Rates | None = None
     flash_kib: int | None = Field(default=None, ge=1)
     ram_kib: int | None = Field(default=None, ge=1)
     session_options_without_vnni: dict[str, str] = Field(default_factory=dict)

@@ -103,14 +103,14 @@ def _encodings() -> tuple[Variant, ...]:
 
 def _small_parts() -> tuple[Variant, ...]:
     small = ("plan.vectors=int8", "plan.head_bits=4")
-    reward = "strategy.options.reuse_bonus=0.5"
+    reward = "strategy.options.reuse_bonus=0.1"
     return (
         Variant("erk-05-vectors8", "as erk-05, int8 vectors, 4-bit heads", (*ERK_05, *small), "small vectors"),
         Variant("erk-05-reuse", "as erk-05, reuse of the parent's slots rewarded", (*ERK_05, reward), "reuse bonus"),
         Variant(
             "best",
-            "as erk-05, reuse rewarded, adapted bits, int8 vectors, 4-bit heads",
-            (*ERK_05, *small, "plan.adapt_bits=true", reward),
+            "density 0.04 by layer (ERK), reuse rewarded, adapted bits, int8 vectors, 4-bit heads",
+            (*_density(0.04, "erk"), *small, "plan.adapt_bits=true", reward),
             "best combination",
         ),
     )

@@ -1,6 +1,7 @@
 """Diagonal Fisher on weights (LeCun et al., "Optimal Brain Damage", 1990, with the empirical Fisher as the Hessian's diagonal).
 
-    s_u = 1/2 sum over producers, over weights w of output u: w^2 * mean over batches of n (dL/dw)^2
+    s_w = 1/2 w^2 * mean over batches of n (dL/dw)^2
+    s_u = sum over producers, over weights w of output u: s_w
 
 Deviation: gradients are taken per batch of n examples, not per example; n (mean gradient)^2 has the expectation of the per-example square where the
 mean gradient is small, as it is in a trained network. Interactions between weights are left out, as in the paper.
@@ -8,7 +9,6 @@ mean gradient is small, as it is in a trained network. Interactions between weig
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, sum_along
+from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, batch_gradients, layer_weights, quiet_copy, require_batches
 
 
 def score(
@@ -26,21 +27,35 @@ def score(
     batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> dict[str, NDArray[np.float64]]:
-    """Loss increase per unit in the diagonal approximation, with the model in eval mode; arguments as in `taylor`."""
-    assert len(batches), "fisher needs at least one batch"
-    quiet = copy.deepcopy(model).eval().requires_grad_(True)
-    groups = prunable_groups(graph)
+    """Loss increase per unit in the diagonal approximation, with the model in eval mode; arguments and errors as in `taylor`."""
+    require_batches(batches, "fisher")
+    quiet, groups = quiet_copy(model), prunable_groups(graph)
     weights = {member.parameter: weight for group in groups for member, weight in producer_weights(quiet, group)}
-    squares = {name: torch.zeros(weight.shape, dtype=torch.float64, device=weight.device) for name, weight in weights.items()}
-    for x, y in batches:
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(loss(quiet(x), y), list(weights.values()), allow_unused=True)
-        for name, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                squares[name] += len(x) * gradient.double() ** 2 / len(batches)
+    increases = _increases(quiet, weights, batches, loss)
     scores = {}
     for group in groups:
         scores[group.name] = np.zeros(group.size)
-        for member, weight in producer_weights(quiet, group):
-            add_per_unit(scores[group.name], member, sum_along(0.5 * weight.detach().double() ** 2 * squares[member.parameter], member.dim))
+        for member, _ in producer_weights(quiet, group):
+            add_per_unit(scores[group.name], member, sum_along(increases[member.parameter], member.dim))
     return scores
+
+
+def weight_scores(
+    model: nn.Module,
+    graph: ModelGraph,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> dict[str, NDArray[np.float64]]:
+    """Loss increase per weight in the diagonal approximation, with the model in eval mode; arguments and errors as in `taylor`."""
+    require_batches(batches, "fisher")
+    quiet = quiet_copy(model)
+    return {name: as_scores(values) for name, values in _increases(quiet, layer_weights(quiet, graph), batches, loss).items()}
+
+
+def _increases(quiet: nn.Module, weights: dict[str, torch.Tensor], batches: Batches, loss: Loss) -> dict[str, torch.Tensor]:
+    """s_w by the names of `weights`."""
+    squares = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
+    for count, gradients in batch_gradients(quiet, weights, batches, loss):
+        for name, gradient in gradients.items():
+            squares[name] += count * gradient**2 / len(batches)
+    return {name: 0.5 * weight.detach().double() ** 2 * squares[name] for name, weight in weights.items()}

@@ -4,7 +4,8 @@ Li et al., "Pruning Filters for Efficient ConvNets", 2017:
 
     s_u = sqrt(sum over producers, over weights w of output u: w^2)
 
-Deviation: the paper takes the L1 norm; L2 is the usual choice since.
+Deviation: the paper takes the L1 norm; L2 is the usual choice since. One by one, weights score |w| (Han et al., "Learning both Weights
+and Connections for Efficient Neural Networks", 2015).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, sum_along
+from tsn_toolkit.importance._per_weight import as_scores, layer_weights
 
 
 def score(
@@ -34,3 +36,13 @@ def score(
             add_per_unit(squares, member, sum_along(weight.detach().double() ** 2, member.dim))
         scores[group.name] = np.sqrt(squares)
     return scores
+
+
+def weight_scores(
+    model: nn.Module,
+    graph: ModelGraph,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """|w| per weight; `batches` and `loss` are not used."""
+    return {name: as_scores(weight.detach().double().abs()) for name, weight in layer_weights(model, graph).items()}

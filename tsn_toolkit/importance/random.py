@@ -12,6 +12,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._per_unit import prunable_groups
+from tsn_toolkit.importance._per_weight import layer_weights
 
 
 def score(
@@ -23,4 +24,20 @@ def score(
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
     """Uniform in [0, 1) from `seed` and the group's name, so that one group's scores do not depend on the others; the rest is not used."""
-    return {group.name: np.random.default_rng([seed, zlib.crc32(group.name.encode())]).random(group.size) for group in prunable_groups(graph)}
+    return {group.name: _draw(seed, group.name, (group.size,)) for group in prunable_groups(graph)}
+
+
+def weight_scores(
+    model: nn.Module,
+    graph: ModelGraph,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Uniform in [0, 1) from `seed` and the layer's name; the rest is not used."""
+    return {name: _draw(seed, f"{name}.weight", tuple(weight.shape)) for name, weight in layer_weights(model, graph).items()}
+
+
+def _draw(seed: int, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())]).random(shape)

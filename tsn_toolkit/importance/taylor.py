@@ -6,6 +6,13 @@ g_u multiplies what every producer of the group gives for unit u, after the norm
 producers and positions of activation times gradient: to first order, the change of one example's loss when the unit goes.
 
 Deviation: the paper's gate sits on one layer; here one gate is shared by all producers of a coupled group, as they can only go together.
+
+One by one, weights score the first-order change of the mean loss over all examples when the weight goes (Molchanov et al., "Pruning Convolutional
+Neural Networks for Resource Efficient Inference", 2017, on single weights):
+
+    s_w = |w * dL/dw|
+
+The square of single gradients, averaged, would be `fisher` up to a factor. In a trained network the mean gradient is small, and this form noisy.
 """
 
 from __future__ import annotations
@@ -17,9 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from tsn_toolkit.contracts import ModelGraph, UnitGroup
+from tsn_toolkit.errors import GraphError
 from tsn_toolkit.importance._per_unit import producer_weights, prunable_groups
+from tsn_toolkit.importance._per_weight import as_scores, batch_gradients, layer_weights, quiet_copy, require_batches
 
 
 def score(
@@ -35,8 +45,12 @@ def score(
         graph: of the model.
         batches: (x, y) pairs, at least one.
         loss: mean over the batch; gradients are scaled back to single examples.
+
+    Raises:
+        DataError: if there is no batch.
+        GraphError: if a producer gives something other than a tensor, as nn.MultiheadAttention does.
     """
-    assert len(batches), "taylor needs at least one batch"
+    require_batches(batches, "taylor")
     gated = copy.deepcopy(model).eval()
     gates: dict[str, list[torch.Tensor]] = {}
     norm_of = {layer.name: layer.norm for layer in graph.layers}
@@ -61,11 +75,33 @@ def score(
     return {name: total / examples for name, total in totals.items()}
 
 
+def weight_scores(
+    model: nn.Module,
+    graph: ModelGraph,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> dict[str, NDArray[np.float64]]:
+    """|w times the gradient of the mean loss over all examples| per weight, with the model in eval mode; arguments and errors as in `score`."""
+    require_batches(batches, "taylor")
+    quiet = quiet_copy(model)
+    weights = layer_weights(quiet, graph)
+    totals = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
+    examples = 0
+    for count, gradients in batch_gradients(quiet, weights, batches, loss):
+        examples += count
+        for name, gradient in gradients.items():
+            totals[name] += count * gradient
+    return {name: as_scores((weight.detach().double() * totals[name] / examples).abs()) for name, weight in weights.items()}
+
+
 def _gate(gates: dict[str, list[torch.Tensor]], name: str, producer: nn.Module) -> Callable[..., torch.Tensor]:
     """A forward hook that multiplies an output by ones of shape (n, units) whose gradient is wanted."""
 
     def multiply(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        channel = output.ndim - 1 if isinstance(producer, (nn.Linear, nn.Embedding)) else 1
+        if not isinstance(output, torch.Tensor):
+            kind = type(producer).__name__
+            raise GraphError(f"`taylor` gates what a layer gives, and `{name}` ({kind}) gives no tensor of units. Use `fisher` or `magnitude`.")
+        channel = 1 if isinstance(producer, _ConvNd) else output.ndim - 1
         shape = [size if dim in {0, channel} else 1 for dim, size in enumerate(output.shape)]
         gate = torch.ones(shape, dtype=output.dtype, device=output.device, requires_grad=True)
         gates.setdefault(name, []).append(gate)
