@@ -65,7 +65,7 @@ def test_wrong_usage_is_2(tsn: Run, arguments: list[str]) -> None:
     assert "Usage:" in done.stderr
 
 
-@pytest.mark.parametrize("shape", ["nonsense", "1x3x", "0x3x8x8", "32", "1x-3x8x8", "1,3,8,8", ""])
+@pytest.mark.parametrize("shape", ["nonsense", "1x3x", "0x3x8x8", "32", "1x-3x8x8", "1", "1x3:int65", ""])
 def test_a_nonsense_input_shape_is_wrong_usage(tsn: Run, shape: str) -> None:
     done = tsn("analyze", MODEL, "--input", shape)
     assert done.exit_code == 2
@@ -112,9 +112,28 @@ def test_analyze_as_table_json_and_files(tsn: Run, tmp_path: Path) -> None:
     assert sum(node["macs"] for node in record["nodes"]) == macs
 
 
+def test_analyze_takes_several_inputs_of_other_types(tsn: Run, tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.words, self.image, self.head = nn.Embedding(50, 8), nn.Linear(6, 8), nn.Linear(8, 3)\n\n"
+        "    def forward(self, ids, image):\n        return self.head(self.words(ids).mean(1) + self.image(image))\n\n\n"
+        "def inputs():\n    return {'ids': torch.zeros(1, 5, dtype=torch.int64), 'image': torch.zeros(1, 6)}\n",
+        encoding="utf-8",
+    )
+    by_shape = one_object(tsn("analyze", f"{file}:Net", "--input", "1x5:int64,1x6", "--json"))
+    by_factory = one_object(tsn("analyze", f"{file}:Net", "--input", f"{file}:inputs", "--json"))
+    assert by_shape["macs"] == by_factory["macs"] == 6 * 8 + 8 * 3
+    assert by_shape["layers"] == by_factory["layers"] and [layer["name"] for layer in by_shape["layers"]] == ["words", "image", "head"]
+
+
 def test_analyze_says_what_a_target_takes(tsn: Run) -> None:
     record = one_object(tsn("analyze", MODEL, "--input", "1x1x8x8", "--target", "cpu_onnxruntime", "--json"))
-    assert record["target"] == {"name": "cpu_onnxruntime", "integer_mac_share": 1.0, "stays_float": []}
+    target = record["target"]
+    assert (target["name"], target["integer_mac_share"], target["stays_float"]) == ("cpu_onnxruntime", 1.0, [])
+    roofline = target["roofline"]
+    assert roofline["microseconds"] == pytest.approx(sum(roofline["modules"].values())) and set(roofline["modules"]) >= {"conv1", "head"}
     unknown = tsn("analyze", MODEL, "--input", "1x1x8x8", "--target", "cpu_onnxruntim")
     assert unknown.exit_code == 1 and "cpu_onnxruntime" in unknown.stderr
 

@@ -136,19 +136,29 @@ def report(folder: Path) -> None:
 
 @main.command()
 @click.argument("model")
-@click.option("--input", "input_shape", required=True, metavar="SHAPE", help="Shape of one input with its batch, for example 1x3x32x32.")
+@click.option(
+    "--input",
+    "inputs",
+    required=True,
+    metavar="SHAPE[,SHAPE...]",
+    help="Shapes with their batch: 1x3x32x32, 1x128:int64,1x128:int64; or a factory of a tensor, tuple or dict: file.py:make_inputs.",
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Trained weights to load first.")
 @click.option("--head", help="Module path of the classifier; default: the layer that makes the output.")
-@click.option("--target", "target_name", help="Name or file of a target: shows what its integer kernels take.")
+@click.option("--target", "target_name", help="Name or file of a target: shows what its integer kernels take and what each module costs there.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for graph.json and graph.svg.")
 @JSON_OPTION
 def analyze(
-    model: str, input_shape: str, checkpoint: Path | None, head: str | None, target_name: str | None, out: Path | None, as_json: bool
+    model: str, inputs: str, checkpoint: Path | None, head: str | None, target_name: str | None, out: Path | None, as_json: bool
 ) -> None:
     """Read MODEL (`package.module:factory` or `file.py:factory`): layers, costs, coupled units, and what is frozen and why."""
-    from tsn_toolkit.pipeline.commands import analyze_model
+    from tsn_toolkit.pipeline.analysis import analyze_model, example_inputs
 
-    table, record, picture = analyze_model(model, _shape(input_shape), checkpoint, head, target_name)
+    try:
+        example = example_inputs(inputs)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--input") from error
+    table, record, picture = analyze_model(model, example, checkpoint, head, target_name)
     if out is not None:
         from tsn_toolkit.files import write_json, write_text
 
@@ -384,17 +394,6 @@ def _finish(summary: dict[str, Any], out: Path, as_json: bool) -> None:
     from tsn_toolkit.report.closing_table import summary_table
 
     click.echo(json.dumps(summary) if as_json else summary_table(summary, out))
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    """`1x3x32x32` -> (1, 3, 32, 32)."""
-    try:
-        shape = tuple(int(part) for part in text.split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) < 2 or min(shape) < 1:
-        raise click.BadParameter(f"{text!r} is not a shape such as 1x3x32x32 (batch first, all at least 1).", param_hint="--input")
-    return shape
 
 
 def _description(path: Path) -> str:

@@ -63,8 +63,43 @@ class GroupMember:
 
 
 @dataclass(frozen=True)
+class SizeMember:
+    """A whole number that a module keeps and that shrinks when units of a group go, for example `num_heads`.
+
+    Attributes:
+        module: path of the module.
+        attribute: name of its attribute.
+        unit: int64 array, as long as the number is large; `unit[i]` is the unit of the group that the i-th of the counted things belongs to (-1:
+            none of this group).
+    """
+
+    module: str
+    attribute: str
+    unit: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """One input of a model.
+
+    Attributes:
+        name: of the argument of forward.
+        shape: of one example, without batch.
+        dtype: for example `float32` or `int64`.
+        upper: exclusive upper bound of an integer or boolean input (the vocabulary, for token ids); 0 for floats.
+        keyword: whether it is given by name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    upper: int = 0
+    keyword: bool = False
+
+
+@dataclass(frozen=True)
 class UnitGroup:
-    """Units (output channels, neurons) that can only be removed together.
+    """Units (output channels, neurons, attention heads) that can only be removed together.
 
     Attributes:
         name: path of the first layer in execution order that produces the units.
@@ -72,6 +107,7 @@ class UnitGroup:
         members: every parameter dimension that shrinks with the group.
         producers: layers whose OUTPUT units these are, in execution order (a residual group has several).
         frozen: "" when units may be removed, else the reason, with file and line where known.
+        sizes: numbers in modules that shrink with the group; the sizes of torch's own layers follow from their weights and are left out.
     """
 
     name: str
@@ -79,6 +115,7 @@ class UnitGroup:
     members: tuple[GroupMember, ...]
     producers: tuple[str, ...]
     frozen: str = ""
+    sizes: tuple[SizeMember, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +147,9 @@ class ModelGraph:
         layers: codable layers in execution order; the head is the last of the names in `head`.
         groups: coupled unit groups in execution order.
         head: module path of the classifier, whose output units never go.
-        input_shape: shape of one example without batch.
+        input_shape: shape of one example of the first input, without batch.
         fingerprint: sha256 over parameter names, shapes, dtypes and module types; survives torch versions.
+        inputs: all inputs in the order of the call; empty where only the shape of a single float input is known.
     """
 
     nodes: tuple[NodeRecord, ...]
@@ -121,6 +159,7 @@ class ModelGraph:
     head: str
     input_shape: tuple[int, ...]
     fingerprint: str
+    inputs: tuple[InputRecord, ...] = ()
 
     @property
     def macs(self) -> int:

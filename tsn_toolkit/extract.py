@@ -44,7 +44,7 @@ def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWe
     """
     masked = masked_model(factory, graph, weights)
     small = shrink(masked, graph, weights.unit_masks)
-    error = prove_equal(masked, small.model, graph.input_shape, seed=0)
+    error = prove_equal(masked, small.model, graph.inputs or graph.input_shape, seed=0)
     _prove_with_random_norms(masked, graph, weights)
     q, scale = {}, {}
     layers = {**weights.q, graph.head: weights.head.codes}
@@ -87,4 +87,4 @@ def _prove_with_random_norms(masked: nn.Module, graph: ModelGraph, weights: Task
         if isinstance(bias, nn.Parameter):
             bias.data.copy_(0.2 * torch.randn(bias.shape, generator=generator))
     mask_units_(model, graph, weights.unit_masks)
-    prove_equal(model, shrink(model, graph, weights.unit_masks).model, graph.input_shape, seed=1)
+    prove_equal(model, shrink(model, graph, weights.unit_masks).model, graph.inputs or graph.input_shape, seed=1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tsn_toolkit.contracts import InputRecord
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.graph import prove_equal
 
@@ -42,5 +43,5 @@ def test_shape_and_failure_are_named():
 
 def test_modes_are_put_back_and_example_is_used():
     model = nn.Sequential(nn.Embedding(5, 4), nn.Dropout(0.5)).train()
-    assert prove_equal(model, copy.deepcopy(model), (3,), seed=0, example=torch.tensor([[0, 1, 4]])) == 0.0
+    assert prove_equal(model, copy.deepcopy(model), (InputRecord("ids", (3,), "int64", 5),), seed=0) == 0.0
     assert model.training and model[1].training

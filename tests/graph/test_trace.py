@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tsn_toolkit.errors import GraphError
-from tsn_toolkit.graph import fingerprint, peak_activation_bytes, to_networkx, trace
+from tsn_toolkit.graph import fingerprint, peak_activation_bytes, shrink, to_networkx, trace
 from tsn_toolkit.graph.fx_trace import trace_by_fx
 from tsn_toolkit.graph.trace import _edges, _layer_order, _layers, _nodes
 from tsn_toolkit.models.resnet_cifar import resnet
@@ -70,10 +71,9 @@ def test_concat_members_cover_their_part():
 @pytest.mark.parametrize(
     ("model", "example", "names", "open_groups", "reason"),
     [
-        (zoo.LayerNormed, torch.zeros(1, 6), {"fc1"}, {"fc2"}, "differ by"),
-        (zoo.Recurrent, torch.zeros(1, 5, 6), {"embed", "lstm"}, {"mix"}, "LSTM|torch-pruning failed"),
-        (zoo.Attention, torch.zeros(1, 5, 8), {"embed", "attend", "attend.out_proj"}, {"up"}, "MultiheadAttention|does not see"),
-        (zoo.SkipInput, IMAGE, {"conv"}, {"out"}, "cannot run"),
+        (zoo.LayerNormed, torch.zeros(1, 6), {"fc1"}, {"fc2"}, "layer_norm normalises them"),
+        (zoo.Recurrent, torch.zeros(1, 5, 6), {"embed", "lstm"}, {"mix"}, "units of LSTM|`lstm` is an operation"),
+        (zoo.SkipInput, IMAGE, {"conv"}, {"out"}, "meet a tensor whose entries cannot go"),
     ],
 )
 def test_what_cannot_go_is_frozen_and_named(model, example, names, open_groups, reason):
@@ -97,6 +97,57 @@ def test_input_that_does_not_fit():
         trace(zoo.Plain(), torch.zeros(2, 4, 8, 8))
     with pytest.raises(GraphError, match=r"got shape \(0, 3, 8, 8\)"):
         trace(zoo.Plain(), torch.zeros(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((), "holds no input"),
+        ({"x": [1, 2]}, "`x` must be a tensor, got list"),
+        ((torch.zeros(1, 6), torch.zeros(0, 6)), r"`input_1` must hold at least one example.*got shape \(0, 6\)"),
+        ({"y": torch.zeros(1, 6)}, r"cannot run on an input of shape \(1, 6\).*argument 'y'"),
+    ],
+)
+def test_wrong_inputs(example, message):
+    with pytest.raises(GraphError, match=message):
+        trace(zoo.LayerNormed(), example)
+
+
+def test_the_same_graph_however_the_input_is_given():
+    graph = trace(zoo.LayerNormed(), torch.zeros(1, 6))
+    for example in ((torch.zeros(3, 6),), {"x": torch.zeros(2, 6)}):
+        other = trace(zoo.LayerNormed(), example)
+        assert (other.nodes, other.layers, other.input_shape) == (graph.nodes, graph.layers, (6,))
+        assert [(g.name, g.size, g.frozen) for g in other.groups] == [(g.name, g.size, g.frozen) for g in graph.groups]
+
+
+class OnlyFx(nn.Module):
+    """A net that refuses to be exported."""
+
+    def __init__(self, *hidden):
+        super().__init__()
+        self.fc, self.hidden, self.head = nn.Linear(6, 8), nn.Sequential(*hidden), nn.Linear(8, 3)
+
+    def forward(self, x):
+        if torch.compiler.is_exporting():
+            raise RuntimeError("not in an export")
+        return self.head(self.hidden(torch.relu(self.fc(x))))
+
+
+def test_what_only_fx_can_trace_is_grouped_by_its_gradients():
+    model = OnlyFx(nn.Linear(8, 8), nn.ReLU())
+    graph = trace(model, torch.zeros(1, 6))
+    assert graph.macs == 48 + 64 + 24 and not frozen(graph)
+    members = {(member.parameter, member.dim) for member in graph.group("fc").members}
+    assert members == {("fc.weight", 0), ("fc.bias", 0), ("hidden.0.weight", 1)} and graph.group("hidden.0").producers == ("hidden.0",)
+    small = shrink(model, graph, {"fc": np.arange(8) < 5}).model
+    assert (small.fc.out_features, small.hidden[0].in_features) == (5, 5)
+
+
+def test_what_neither_export_nor_gradients_tell_is_frozen():
+    with torch.device("meta"):
+        graph = trace(OnlyFx(), torch.zeros(1, 6, device="meta"))
+    assert "neither torch.export nor torch-pruning can read the model" in graph.group("fc").frozen
 
 
 def test_heads():
@@ -170,7 +221,7 @@ def test_fx_agrees_with_export():
     """The fallback gives the same layers, costs and norms on a model that both can trace."""
     model = small_cnn(width=5).eval()
     by_export = trace(model, torch.zeros(1, 1, 8, 8))
-    operations = trace_by_fx(model, torch.zeros(1, 1, 8, 8))
+    operations = trace_by_fx(model, by_export.inputs, (torch.zeros(1, 1, 8, 8),))
     assert sum(node.macs for node in _nodes(model, operations)) == by_export.macs
     assert _layers(model, operations, _layer_order(model, operations)) == by_export.layers
     assert len(_edges(operations)) == len(by_export.edges)

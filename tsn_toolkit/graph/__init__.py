@@ -5,6 +5,7 @@ from tsn_toolkit.graph.fingerprint import fingerprint
 from tsn_toolkit.graph.listing import graph_json, graph_table
 from tsn_toolkit.graph.picture import graph_svg
 from tsn_toolkit.graph.proof import prove_equal
+from tsn_toolkit.graph.rebuild import plan_of, rebuild
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.graph.units import kept_entries, mask_units_
@@ -18,8 +19,10 @@ __all__ = [
     "kept_entries",
     "mask_units_",
     "parameter_bytes",
+    "plan_of",
     "peak_activation_bytes",
     "prove_equal",
+    "rebuild",
     "shrink",
     "to_networkx",
     "trace",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,29 +12,54 @@ from torch import fx, nn
 from torch.export import export
 from torch.export.graph_signature import InputKind
 
+from tsn_toolkit.contracts import InputRecord
+from tsn_toolkit.graph.inputs import arguments
 from tsn_toolkit.graph.operations import Operation, reads_of, source_of_text
 
 
-def trace_by_export(model: nn.Module, example: torch.Tensor) -> tuple[Operation, ...]:
-    """Operations of `model` (in eval mode) on `example`, in execution order.
+@dataclass(frozen=True)
+class Exported:
+    """An exported graph.
+
+    Attributes:
+        graph: placeholders for parameters, buffers and inputs, one node per operation, one output.
+        state: placeholder -> state-dict name of the parameter or buffer that it stands for.
+        inputs: names of the placeholders that stand for inputs.
+    """
+
+    graph: fx.Graph
+    state: Mapping[str, str]
+    inputs: tuple[str, ...]
+
+
+def export_graph(model: nn.Module, records: Sequence[InputRecord], tensors: Sequence[torch.Tensor]) -> Exported:
+    """`model` (in eval mode) on `tensors`.
 
     Raises:
         Exception: whatever torch.export raises on a model that it cannot export.
     """
-    program = export(model, (example,), strict=False)
+    positional, keywords = arguments(records, tensors)
+    with torch.no_grad():  # or every `no_grad` inside the model becomes a graph of its own
+        program = export(model, positional, keywords, strict=False)
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     state = {name: spec.target for name, spec in specs.items() if spec.kind != InputKind.USER_INPUT and spec.target is not None}
-    return tuple(_operation(node, state) for node in program.graph.nodes if node.name not in state and node.op != "get_attr")
+    return Exported(program.graph, state, tuple(name for name, spec in specs.items() if spec.kind == InputKind.USER_INPUT))
 
 
-def _operation(node: fx.Node, state: dict[str, str]) -> Operation:
+def operations_of(exported: Exported) -> tuple[Operation, ...]:
+    """Operations of an exported graph in execution order."""
+    state = exported.state
+    return tuple(_operation(node, state) for node in exported.graph.nodes if node.name not in state and node.op != "get_attr")
+
+
+def _operation(node: fx.Node, state: Mapping[str, str]) -> Operation:
     """One node of the exported graph; `state` maps the names of parameter placeholders to state-dict names."""
     reads = [read for read in reads_of(node) if read.op != "get_attr"]
     outputs = _tensors(node.meta.get("val")) if node.op != "output" else [t for read in reads for t in _tensors(read.meta.get("val"))]
     return Operation(
         name=node.name,
-        op=_op_name(node),
-        module=_module_path(node),
+        op=op_name(node),
+        module=module_path(node),
         inputs=tuple(read.name for read in reads if read.name not in state),
         parameters=tuple(state[read.name] for read in reads if read.name in state),
         input_shapes=tuple(tuple(t.shape) for read in reads for t in _tensors(read.meta.get("val"))[:1]),
@@ -53,7 +80,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return []
 
 
-def _op_name(node: fx.Node) -> str:
+def op_name(node: fx.Node) -> str:
     """`conv2d` of `aten.conv2d.default`, `relu` of `aten.relu_.default`."""
     if node.op == "placeholder":
         return "input"
@@ -66,11 +93,11 @@ def _op_name(node: fx.Node) -> str:
     return name.strip("_")
 
 
-def _module_path(node: fx.Node) -> str:
+def module_path(node: fx.Node) -> str:
     """Path of the innermost module whose forward made the node."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0] for entry in stack.values()]
-    return paths[-1] if paths else ""
+    return paths[-1].partition("@")[0] if paths else ""  # a module's second call is marked `name@1`
 
 
 def _fresh(node: fx.Node) -> bool:

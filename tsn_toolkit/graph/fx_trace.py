@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
+from tsn_toolkit.contracts import InputRecord
 from tsn_toolkit.graph.operations import Operation, reads_of, source_of_text
 
 MODULE_OPS = {
@@ -32,16 +35,25 @@ MODULE_OPS = {
 VIEWS = frozenset({"flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "getitem", "dropout", "identity"})
 
 
-def trace_by_fx(model: nn.Module, example: torch.Tensor) -> tuple[Operation, ...]:
-    """Operations of `model` (in eval mode) on `example`, in execution order.
+def trace_by_fx(model: nn.Module, records: Sequence[InputRecord], tensors: Sequence[torch.Tensor]) -> tuple[Operation, ...]:
+    """Operations of `model` (in eval mode) on `tensors`, in execution order.
 
     Raises:
         Exception: whatever torch.fx raises on a model that it cannot trace (control flow on values, for example).
     """
-    module = fx.GraphModule(model, fx.Tracer().trace(model))
+    given = {record.name: tensor for record, tensor in zip(records, tensors)} if any(record.keyword for record in records) else {}
+    defaults = {name: None for name in _optional(model) if name not in given} if given else {}
+    module = fx.GraphModule(model, fx.Tracer().trace(model, concrete_args=defaults or None))
+    places = [node.target for node in module.graph.nodes if node.op == "placeholder"]
     with torch.no_grad():
-        ShapeProp(module).propagate(example)
+        ShapeProp(module).propagate(*([given.get(str(place)) for place in places] if given else tensors))
     return tuple(_operation(node, module) for node in module.graph.nodes if node.op != "get_attr")
+
+
+def _optional(model: nn.Module) -> list[str]:
+    """Arguments of forward that have a default."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
 
 
 def _operation(node: fx.Node, module: fx.GraphModule) -> Operation:

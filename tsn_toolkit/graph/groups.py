@@ -1,108 +1,140 @@
-"""Coupled unit groups of a pristine model: found by torch-pruning on a copy, then proved by running masked against shrunk."""
+"""Unit groups of a pristine model: read off the exported graph (or the gradient graph), then proved by running masked against shrunk."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from tsn_toolkit.contracts import GroupMember, ModelGraph, UnitGroup
-from tsn_toolkit.graph.coupling import OPAQUE, PRODUCERS, CoupledUnits, Unresolved, build_dependencies, output_units
-from tsn_toolkit.graph.probe import probe_input, probe_model
+from tsn_toolkit.contracts import GroupMember, ModelGraph, SizeMember, UnitGroup
+from tsn_toolkit.graph.coupled_by_gradients import groups_by_gradients
+from tsn_toolkit.graph.couplings import Reason
+from tsn_toolkit.graph.export_trace import Exported
+from tsn_toolkit.graph.flow import Units, follow_units
+from tsn_toolkit.graph.layers import RECURRENT, output_dims
+from tsn_toolkit.graph.operations import source_of_text
 from tsn_toolkit.graph.proof import prove_groups
+from tsn_toolkit.graph.sizes import find_sizes
+from tsn_toolkit.graph.unit_map import Atoms
 
 
-def find_groups(model: nn.Module, graph: ModelGraph, layer_order: Sequence[str], sources: Mapping[str, str]) -> tuple[UnitGroup, ...]:
+def find_groups(
+    model: nn.Module, graph: ModelGraph, exported: Exported | None, layer_order: Sequence[str], sources: Mapping[str, str]
+) -> tuple[UnitGroup, ...]:
     """All unit groups of `model` in execution order of their first producer; groups that cannot lose units are frozen with a reason.
 
     Args:
         model: the pristine model; it is not changed.
         graph: of the model, with `groups` still empty.
+        exported: the exported graph; None when torch.export could not read the model.
         layer_order: names of the modules that produce units, in execution order.
         sources: module path -> `file:line`, for the reasons.
     """
-    probe = _probe(model, graph)
-    layers = {name: probe.get_submodule(name) for name in layer_order}
-    layers = {name: layer for name, layer in layers.items() if isinstance(layer, (*PRODUCERS, *OPAQUE))}
-    try:
-        dependencies = build_dependencies(copy.deepcopy(probe), probe_input(probe, graph))
-    except Exception as error:  # any failure inside torch-pruning means that nothing is known about the couplings
-        reason = f"torch-pruning could not read the model ({type(error).__name__}: {error})"
-        return tuple(_frozen(name, layer, reason, sources) for name, layer in layers.items() if name != graph.head)
-    groups = _collect(dependencies.model, layers, graph.head, dependencies, sources)
-    failures = prove_groups(probe, replace(graph, groups=groups))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers = {name: modules[name] for name in layer_order if output_dims(modules[name])}
+    if exported is None:
+        groups = groups_by_gradients(model, graph, layers)
+        groups = tuple(replace(group, frozen=_reason(group.frozen, sources.get(group.name, ""))) if group.frozen else group for group in groups)
+    else:
+        groups = collect_groups(model, follow_units(model, exported), layers, graph.head, sources)
+    failures = prove_groups(model, replace(graph, groups=groups))
     return tuple(
         replace(group, frozen=_reason(failures[group.name], sources.get(group.name, ""))) if group.name in failures else group for group in groups
     )
 
 
-def _probe(model: nn.Module, graph: ModelGraph) -> nn.Module:
-    """A random float64 copy, or one in the model's own type where its code insists on that."""
-    probe = probe_model(model)
-    try:
-        with torch.no_grad():
-            probe(probe_input(probe, graph))
-    except RuntimeError:  # torch reports a mixture of types so
-        return probe_model(model, double=False)
-    return probe
-
-
-def _collect(
-    model: nn.Module, layers: Mapping[str, nn.Module], head: str, dependencies: Any, sources: Mapping[str, str]
+def collect_groups(
+    model: nn.Module, units: Units, layers: Mapping[str, nn.Module], head: str, sources: Mapping[str, str]
 ) -> tuple[UnitGroup, ...]:
-    """One group per set of output indices that no earlier layer's group has claimed."""
-    names = {id(module): name for name, module in model.named_modules()}
-    names.update({id(parameter): name for name, parameter in model.named_parameters()})
-    claimed: dict[str, set[int]] = {name: set() for name in layers}
-    groups: list[UnitGroup] = []
+    """One group per set of a layer's output units that no earlier layer has; not proved yet."""
+    group_of = np.full(len(units.unit) + 1, -1, dtype=np.int64)  # of every unit; the last entry serves entries that stay
+    index_of = np.full(len(units.unit) + 1, -1, dtype=np.int64)
+    rows = {name: _rows(name, layer, units) for name, layer in layers.items()}
+    names: list[str] = []
+    producers: list[list[str]] = []
     for name in layers:
-        module = model.get_submodule(name)
-        free = [index for index in range(output_units(module)) if index not in claimed[name]]
-        if not free or name == head:
+        free = rows[name][group_of[rows[name]] < 0]
+        if not len(free) or name == head:
             continue
-        try:
-            if isinstance(module, OPAQUE):
-                raise Unresolved(f"units of {type(module).__name__} cannot be removed safely")
-            if module not in dependencies.module2node:
-                raise Unresolved("torch-pruning does not see this layer in the model's gradient graph")
-            units = CoupledUnits(dependencies, names, module, free)
-        except Unresolved as error:
-            groups.append(_frozen(name, module, str(error), sources))
-            continue
-        except Exception as error:  # torch-pruning fails on some models with any exception; such a group is left alone
-            groups.append(_frozen(name, module, f"torch-pruning failed here ({type(error).__name__}: {error})", sources))
-            continue
-        for producer, indices in units.producers.items():
-            claimed.setdefault(producer, set()).update(indices)
-        groups.append(_group(name, units, list(layers), head, sources))
+        members, first = np.unique(free, return_index=True)
+        group_of[members] = len(names)
+        index_of[members[np.argsort(first)]] = np.arange(len(members))
+        names.append(name)
+        producers.append([])
+    for name in layers:
+        for group in np.unique(group_of[rows[name]]).tolist():
+            if group >= 0:
+                producers[group].append(name)
+    by_group = _members(units, group_of, index_of, len(names))
+    frozen = _frozen_groups(units, group_of)
+    open_groups = np.where(np.isin(group_of, list(frozen)), -1, group_of)
+    sizes = find_sizes(model, units.counts, units.unit, open_groups, index_of)
+    groups = []
+    for number, name in enumerate(names):
+        size = int((group_of[:-1] == number).sum())
+        reason = _why(name, size, producers[number], head, layers, units, frozen.get(number), sources)
+        counted: tuple[SizeMember, ...] = () if reason else sizes.get(number, ())
+        groups.append(UnitGroup(name, size, tuple(by_group[number]), tuple(producers[number]), reason, counted))
     return tuple(groups)
 
 
-def _group(name: str, units: CoupledUnits, order: list[str], head: str, sources: Mapping[str, str]) -> UnitGroup:
-    """The group that starts at layer `name`."""
-    producers = tuple(layer for layer in order if layer in units.producers)
-    reason = ""
+def _rows(name: str, layer: nn.Module, units: Units) -> Atoms:
+    """Units of a layer's outputs, in order."""
+    places = [(f"{name}.{tensor}" if name else tensor, dim) for tensor, dim in output_dims(layer)]
+    found = [units.unit[units.atoms[place]] for place in places if place in units.atoms]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
+def _members(units: Units, group_of: Atoms, index_of: Atoms, count: int) -> list[list[GroupMember]]:
+    """For every group, the dimensions of parameters and buffers that shrink with it."""
+    found: list[list[GroupMember]] = [[] for _ in range(count)]
+    for (name, dim), atoms in sorted(units.atoms.items(), key=lambda item: item[0]):
+        unit = units.unit[atoms]
+        groups = group_of[unit]
+        first = int(groups[0])
+        if (groups == first).all():
+            if first >= 0:
+                found[first].append(GroupMember(name, dim, index_of[unit]))
+            continue
+        for group in np.unique(groups[groups >= 0]).tolist():
+            found[group].append(GroupMember(name, dim, np.where(groups == group, index_of[unit], -1)))
+    return found
+
+
+def _frozen_groups(units: Units, group_of: Atoms) -> dict[int, Reason]:
+    """Group -> why it stays: the first reason of any of its units, in execution order."""
+    stays = np.flatnonzero((units.why >= 0) & (group_of[:-1] >= 0))
+    order = stays[np.argsort(units.why[stays], kind="stable")]
+    groups, first = np.unique(group_of[order], return_index=True)
+    return {group: units.reasons[units.why[order[position]]] for group, position in zip(groups.tolist(), first.tolist())}
+
+
+def _why(
+    name: str,
+    size: int,
+    producers: Sequence[str],
+    head: str,
+    layers: Mapping[str, nn.Module],
+    units: Units,
+    reason: Reason | None,
+    sources: Mapping[str, str],
+) -> str:
+    """Why a group stays, or ""."""
+    own = sources.get(name, "")
+    unread = [producer for producer in producers if not any(f"{producer}.{tensor}" in units.read for tensor, _ in output_dims(layers[producer]))]
     if head in producers:
-        reason = _reason("its units are added to the model's output", sources.get(name, ""))
-    elif units.size < 2:
-        reason = _reason("it is a single unit", sources.get(name, ""))
-    return UnitGroup(name, units.size, units.members, producers, reason)
-
-
-def _frozen(name: str, layer: nn.Module, reason: str, sources: Mapping[str, str]) -> UnitGroup:
-    """A group that holds one layer's own outputs only and may not lose any."""
-    size = output_units(layer)
-    transposed = getattr(layer, "transposed", False) or isinstance(layer, nn.Embedding)
-    members = []
-    weight = getattr(layer, "weight", None)
-    if isinstance(weight, torch.Tensor) and weight.shape[int(transposed)] == size:
-        members.append(GroupMember(f"{name}.weight", int(transposed), np.arange(size, dtype=np.int64)))
-    return UnitGroup(name, size, tuple(members), (name,), _reason(reason, sources.get(name, "")))
+        return _reason(f"its units are added to the model's output, where the head `{head}` writes", own)
+    if isinstance(layers[name], RECURRENT):
+        return _reason(f"units of {type(layers[name]).__name__} cannot be removed safely", own)
+    if reason is not None:
+        return _reason(reason.text, source_of_text(reason.node.meta.get("stack_trace", "")) or own)
+    if unread:
+        return _reason(f"the model's output does not depend on `{unread[0]}`", own)
+    if size < 2:
+        return _reason("it is a single unit", own)
+    return ""
 
 
 def _reason(text: str, source: str) -> str:

@@ -29,6 +29,7 @@ def graph_json(graph: ModelGraph) -> dict[str, Any]:
     return {
         "fingerprint": graph.fingerprint,
         "input_shape": list(graph.input_shape),
+        "inputs": [{"name": given.name, "shape": list(given.shape), "dtype": given.dtype} for given in graph.inputs],
         "head": graph.head,
         "macs": graph.macs,
         "macs_in_unfrozen_groups": reachable_macs(graph),

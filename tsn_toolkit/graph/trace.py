@@ -15,35 +15,38 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tsn_toolkit.contracts import LayerRecord, ModelGraph, NodeRecord
+from tsn_toolkit.contracts import InputRecord, LayerRecord, ModelGraph, NodeRecord
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.graph.cost import operation_macs
-from tsn_toolkit.graph.export_trace import trace_by_export
+from tsn_toolkit.graph.export_trace import Exported, export_graph, operations_of
 from tsn_toolkit.graph.fingerprint import fingerprint
 from tsn_toolkit.graph.fx_trace import trace_by_fx
 from tsn_toolkit.graph.groups import find_groups
+from tsn_toolkit.graph.inputs import Example, first_examples, run_model, with_vocabularies
 from tsn_toolkit.graph.operations import Operation, source_of_traceback
 
 CODABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ID_VIEWS = frozenset({"view", "reshape", "flatten", "unsqueeze", "squeeze", "to", "clone", "contiguous", "slice", "alias", "long", "int"})
+"""Operations through which ids stay ids."""
 
 
-def trace(model: nn.Module, example_input: torch.Tensor, *, head: str | None = None) -> ModelGraph:
+def trace(model: nn.Module, example_inputs: Example, *, head: str | None = None) -> ModelGraph:
     """What the analyzer knows of `model`, which is left as it was (values, modes, hooks) and may be on the meta device.
 
     Args:
-        model: any module that takes one tensor and accepts any batch size.
-        example_input: (n, ...), n >= 1; only its first example is used, so that all costs are at batch 1.
+        model: any module that accepts any batch size; its outputs may be tensors, tuples or dicts of tensors.
+        example_inputs: a tensor, a tuple of tensors in the order of forward's arguments, or a dict of tensors by argument name; each (n, ...),
+            n >= 1, of which only the first example is used, so that all costs are at batch 1. Integer tensors are ids or masks.
         head: module path of the classifier; None takes the last linear layer or convolution that feeds the output.
 
     Raises:
         GraphError: if the model cannot be traced (with the operation and its place), or has no such head.
     """
-    if example_input.ndim < 1 or not len(example_input):
-        raise GraphError(f"`example_input` must hold at least one example along its first dimension, got shape {tuple(example_input.shape)}.")
-    quiet = copy.deepcopy(model).eval()
-    device = next((parameter.device for parameter in quiet.parameters()), example_input.device)
-    operations = _operations(quiet, example_input[:1].to(device))
+    records, tensors = first_examples(model, example_inputs)
+    quiet = _quiet_copy(model)
+    device = next((parameter.device for parameter in quiet.parameters()), tensors[0].device)
+    operations, exported = _operations(quiet, records, tuple(tensor.to(device) for tensor in tensors))
     order = _layer_order(quiet, operations)
     head = _find_head(quiet, operations, order, head)
     graph = ModelGraph(
@@ -52,37 +55,56 @@ def trace(model: nn.Module, example_input: torch.Tensor, *, head: str | None = N
         layers=_layers(quiet, operations, order),
         groups=(),
         head=head,
-        input_shape=tuple(example_input.shape[1:]),
+        input_shape=records[0].shape,
         fingerprint=fingerprint(model),
+        inputs=with_vocabularies(records, _vocabularies(operations)),
     )
     sources: dict[str, str] = {}
     for operation in operations:
         for name in (operation.module, *(parameter.rpartition(".")[0] for parameter in operation.parameters)):
             sources.setdefault(name, operation.source)
-    return replace(graph, groups=find_groups(quiet, graph, order, sources))
+    return replace(graph, groups=find_groups(quiet, graph, exported, order, sources))
 
 
-def _operations(model: nn.Module, example: torch.Tensor) -> tuple[Operation, ...]:
-    """Trace by torch.export, by torch.fx where that fails.
+def _quiet_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares the tensors of `model`."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    gradients = {id(tensor.grad): tensor.grad for tensor in tensors.values() if tensor.grad is not None}
+    return copy.deepcopy(model, {**tensors, **gradients}).eval()
+
+
+def _vocabularies(operations: Sequence[Operation]) -> dict[int, int]:
+    """Position of an input -> length of the smallest embedding that it is looked up in, directly or reshaped."""
+    origin: dict[str, int] = {}
+    found: dict[int, int] = {}
+    for operation in operations:
+        if operation.op == "input":
+            origin[operation.name] = len(origin)
+        elif operation.op in ID_VIEWS and operation.inputs and operation.inputs[0] in origin:
+            origin[operation.name] = origin[operation.inputs[0]]
+        elif operation.op == "embedding" and operation.inputs and operation.inputs[-1] in origin and operation.parameters:
+            index, length = origin[operation.inputs[-1]], operation.input_shapes[0][0]
+            found[index] = min(found.get(index, length), length)
+    return found
+
+
+def _operations(
+    model: nn.Module, records: Sequence[InputRecord], tensors: Sequence[torch.Tensor]
+) -> tuple[tuple[Operation, ...], Exported | None]:
+    """Trace by torch.export, by torch.fx where that fails; the exported graph is None then.
 
     Raises:
         GraphError: if neither can.
     """
     try:
-        with torch.no_grad():
-            model(example)
-    except Exception as error:
-        place, line = source_of_traceback(error.__traceback__)
-        where = f" at {place} in `{line}`" if place else ""
-        shape = tuple(example.shape)
-        raise GraphError(f"The model cannot run on an input of shape {shape}{where}: {_first_line(error)}. Give the shape it expects.") from error
-    try:
         with _silence():
-            return trace_by_export(model, example)
+            exported = export_graph(model, records, tensors)
+        return operations_of(exported), exported
     except Exception as export_error:  # torch.export raises many types; every one of them means "try fx"
+        _check_runs(model, records, tensors)
         try:
             with _silence():
-                return trace_by_fx(model, example)
+                return trace_by_fx(model, records, tensors), None
         except Exception as fx_error:
             place, line = source_of_traceback(export_error.__traceback__)
             if not place:
@@ -92,6 +114,21 @@ def _operations(model: nn.Module, example: torch.Tensor) -> tuple[Operation, ...
                 f"The model cannot be traced{where}. torch.export: {_first_line(export_error)}. torch.fx: {_first_line(fx_error)}. "
                 "Python control flow must not depend on tensor values: use torch.where, or move the decision out of forward."
             ) from export_error
+
+
+def _check_runs(model: nn.Module, records: Sequence[InputRecord], tensors: Sequence[torch.Tensor]) -> None:
+    """Tell an input that does not fit from a model that cannot be traced.
+
+    Raises:
+        GraphError: if the model does not run on the example.
+    """
+    try:
+        run_model(model, records, tensors)
+    except Exception as error:
+        place, line = source_of_traceback(error.__traceback__)
+        where = f" at {place} in `{line}`" if place else ""
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise GraphError(f"The model cannot run on an input of shape {shapes}{where}: {_first_line(error)}. Give the shape it expects.") from error
 
 
 @contextmanager

@@ -6,20 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tsn_toolkit.bench.latency import bench_onnxruntime
-from tsn_toolkit.contracts import ModelGraph, TaskData
+from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.delivery import deliver
-from tsn_toolkit.errors import RunError
+from tsn_toolkit.errors import ExportError, RunError, TargetError
 from tsn_toolkit.export.package import GOLDEN_FILE
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
-from tsn_toolkit.graph.listing import graph_json, graph_table
-from tsn_toolkit.graph.picture import graph_svg
-from tsn_toolkit.graph.trace import trace
-from tsn_toolkit.model_loading import load_model, set_head
+from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.pipeline.founding import load_or_make_plan, shop_of_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.measuring import bench_settings
@@ -41,17 +36,35 @@ def export_from_store(store_path: Path, task: str, target_name: str, out: Path, 
     Args:
         store_path: the store.
         task: name of the task.
-        target_name: a target, or `all`.
+        target_name: a target, or `all` for every one that can take the task.
         out: a folder per target is made in it.
         data_path: stands in for `data.path` of the store's recipe.
+
+    Returns:
+        `task`; `packages`: see `export_packages`; `skipped`: target -> why it cannot take the task, only ever filled for `all`.
+
+    Raises:
+        ExportError, TargetError: the task has no form for the target, or its runtime is missing; for `all`, when that holds for every target.
+        GateError: a package does not answer like the store.
     """
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, task)
     if data_path is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data_path)})})
-    names = list_targets() if target_name == "all" else (target_name,)
-    shop = workshop_of_store(store)
-    return {"task": task, "packages": export_packages(store, shop, load_task(recipe, index), recipe, [load_target(n) for n in names], out, hooks)}
+    shop, data = workshop_of_store(store), load_task(recipe, index)
+    if target_name != "all":
+        return {"task": task, "packages": export_packages(store, shop, data, recipe, [load_target(target_name)], out, hooks), "skipped": {}}
+    packages: dict[str, dict[str, Any]] = {}
+    skipped = {}
+    for name in list_targets():
+        try:
+            packages.update(export_packages(store, shop, data, recipe, [load_target(name)], out, hooks))
+        except (ExportError, TargetError) as error:
+            skipped[name] = str(error)
+            hooks.say(f"task `{task}`: no package for {name}: {error}")
+    if not packages:
+        raise ExportError(f"Task `{task}` has a package for no target:\n" + "\n".join(f"- {name}: {reason}" for name, reason in skipped.items()))
+    return {"task": task, "packages": packages, "skipped": skipped}
 
 
 def export_packages(
@@ -64,7 +77,8 @@ def export_packages(
     packages = {}
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
-        done = deliver(extracted, weights.ranges, target, out / target.name, data=data, dense=dense, bench=bench_settings(recipe))
+        place, settings = out / target.name, bench_settings(recipe)
+        done = deliver(extracted, weights.ranges, target, place, data=data, dense=dense, bench=settings, unit_masks=weights.unit_masks)
         measured = {"model_bytes": done.model_bytes, "parity": done.parity, "latency_ms": done.latency_ms}
         packages[target.name] = {"path": str(out / target.name), **measured}
     return packages
@@ -112,36 +126,6 @@ def unpack_to_folder(file: Path, folder: Path) -> dict[str, Any]:
 def bench_path(package: Path) -> dict[str, Any]:
     """Times a package in its own runtime."""
     return bench_onnxruntime(package)
-
-
-def analyze_model(
-    factory: str, shape: tuple[int, ...], checkpoint: Path | None, head: str | None, target_name: str | None
-) -> tuple[str, dict[str, Any], str]:
-    """Table, JSON record and picture of a module, with what a target's integer kernels take where one is named."""
-    model = load_model(factory, checkpoint)
-    graph = trace(model, torch.zeros(shape), head=head)
-    table, record = graph_table(graph), graph_json(graph)
-    if target_name is not None:
-        target = load_target(target_name)
-        record["target"] = target_coverage(graph, target)
-        table += f"\n\ntarget {target.name}: {record['target']['integer_mac_share']:.1%} of the MACs in integer kernels"
-        table += "".join(f"\n  stays float: {name}" for name in record["target"]["stays_float"])
-    return table, record, graph_svg(graph)
-
-
-def target_coverage(graph: ModelGraph, target: Target) -> dict[str, Any]:
-    """Which layers a target's integer kernels take, by its operation table: name, share of the layers' MACs, layers that stay float."""
-    taken = {layer.name: layer.macs for layer in graph.layers if OPERATION_OF_KIND.get(layer.kind) in target.operations}
-    total = sum(layer.macs for layer in graph.layers)
-    return {
-        "name": target.name,
-        "integer_mac_share": sum(taken.values()) / total if total else 0.0,
-        "stays_float": [layer.name for layer in graph.layers if layer.name not in taken],
-    }
-
-
-OPERATION_OF_KIND = {"Conv1d": "conv", "Conv2d": "conv", "Conv3d": "conv", "Linear": "linear"}
-"""Type name of a layer -> operation of a target file."""
 
 
 def plan_text(recipe: Recipe) -> str:

@@ -1,15 +1,15 @@
-"""What torch-pruning says about one layer's output: which entries of which tensors go with each of its units.
+"""Unit groups of a model that torch.export cannot read, by torch-pruning, which follows the gradient graph of one forward pass.
 
-Reads dependencies only, never prunes. Everything that torch-pruning is known to get wrong, or that cannot be expressed as units, raises `Unresolved`
-with a reason, so that the caller freezes the group:
-    nn.MultiheadAttention (it skips it silently when `num_heads` is given) and recurrent layers (it fails half way);
-    grouped convolutions whose channels come from several groups; grouped transposed convolutions.
+Dependencies are read, nothing is pruned. Everything that torch-pruning is known to get wrong, or that cannot be expressed as units, freezes its group
+with a reason: nn.MultiheadAttention (skipped silently when `num_heads` is given), recurrent layers (it fails half way), grouped convolutions whose
+channels come from several groups, grouped transposed convolutions. What it does find is proved by execution like any other group.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from tsn_toolkit.contracts import GroupMember
+from tsn_toolkit.contracts import GroupMember, ModelGraph, UnitGroup
+from tsn_toolkit.graph.inputs import random_inputs
+from tsn_toolkit.graph.probe import PROBE_BATCH, PROBE_SEED, randomised
 
 PRODUCERS = (_ConvNd, nn.Linear, nn.Embedding)
 OPAQUE = (nn.RNNBase, nn.MultiheadAttention)
@@ -32,32 +34,85 @@ class Unresolved(Exception):
     """A group that cannot be resolved; the message is the reason."""
 
 
-def build_dependencies(model: nn.Module, example: torch.Tensor) -> tp.DependencyGraph:
-    """The dependency graph of `model`, which must be a private copy: it is put in eval mode and its parameters get gradients.
+def groups_by_gradients(model: nn.Module, graph: ModelGraph, layers: Mapping[str, nn.Module]) -> tuple[UnitGroup, ...]:
+    """One group per set of output units that no earlier layer's group has claimed, not proved yet; frozen ones say why, without the place.
 
     Args:
-        model: private copy on a real device.
-        example: input with a batch dimension.
+        model: the pristine model; it is not changed. On the meta device nothing is known of its groups.
+        graph: of the model, with `groups` still empty.
+        layers: those that produce units, by path, in execution order.
     """
+    layers = {name: layer for name, layer in layers.items() if name != graph.head}
+    try:
+        dependencies = _read_dependencies(copy.deepcopy(model), graph)
+    except Exception as error:  # any failure inside torch-pruning means that nothing is known of the couplings
+        reason = f"neither torch.export nor torch-pruning can read the model ({type(error).__name__}: {error})"
+        return tuple(_unknown(name, layer, reason) for name, layer in layers.items())
+    private = dependencies.model
+    names = {id(module): name for name, module in private.named_modules()}
+    names.update({id(parameter): name for name, parameter in private.named_parameters()})
+    claimed: dict[str, set[int]] = {name: set() for name in layers}
+    groups: list[UnitGroup] = []
+    for name in layers:
+        module = private.get_submodule(name)
+        try:
+            free = [index for index in range(_output_units(module)) if index not in claimed[name]]
+            if not free:
+                continue
+            if isinstance(module, OPAQUE) or module not in dependencies.module2node:
+                raise Unresolved(f"units of {type(module).__name__} cannot be read from the model's gradient graph")
+            units = CoupledUnits(dependencies, names, module, free)
+        except Exception as error:  # torch-pruning fails on some models with any exception; such a group is left alone
+            reason = str(error) if isinstance(error, Unresolved) else f"torch-pruning failed here ({type(error).__name__}: {error})"
+            groups.append(_unknown(name, module, reason))
+            continue
+        for producer, indices in units.producers.items():
+            claimed.setdefault(producer, set()).update(indices)
+        groups.append(_group(name, units, (*layers, graph.head), graph.head))
+    return tuple(groups)
+
+
+def _read_dependencies(model: nn.Module, graph: ModelGraph) -> tp.DependencyGraph:
+    """torch-pruning's graph of a private copy of the model."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise Unresolved("the model has no values")
+    model = randomised(model, double=False).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
+    example = random_inputs(model, graph.inputs, seed=PROBE_SEED, batch=PROBE_BATCH)
+    given = {record.name: tensor for record, tensor in zip(graph.inputs, example, strict=True)} if graph.inputs[0].keyword else example
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        # a bare tensor would first be tried as `model(*tensor)`, which runs a model on the first example without its batch
-        return tp.DependencyGraph().build_dependency(model, example_inputs=(example,), verbose=False)
+        return tp.DependencyGraph().build_dependency(model, example_inputs=given, verbose=False)
 
 
-def output_pruner(dependencies: tp.DependencyGraph, layer: nn.Module) -> object:
-    """torch-pruning's function that removes output units of `layer`."""
-    return dependencies.get_pruner_of_module(layer).prune_out_channels
-
-
-def output_units(layer: nn.Module) -> int:
-    """Number of output channels, features, embedding or hidden dimensions of a layer."""
+def _output_units(layer: nn.Module) -> int:
+    """Number of output channels, features or embedding dimensions of a layer."""
     for attribute in ("out_channels", "out_features", "embedding_dim", "hidden_size", "embed_dim"):
         if hasattr(layer, attribute):
             return int(getattr(layer, attribute))
     raise Unresolved(f"its units of type {type(layer).__name__} cannot be counted")
+
+
+def _group(name: str, units: CoupledUnits, order: Sequence[str], head: str) -> UnitGroup:
+    """The group that starts at layer `name`."""
+    producers = tuple(layer for layer in order if layer in units.producers)
+    reason = ""
+    if head in producers:
+        reason = f"its units are added to the model's output, where the head `{head}` writes"
+    elif units.size < 2:
+        reason = "it is a single unit"
+    return UnitGroup(name, units.size, units.members, producers, reason)
+
+
+def _unknown(name: str, layer: nn.Module, reason: str) -> UnitGroup:
+    """A group that holds one layer's own outputs only and may not lose any."""
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        return UnitGroup(name, 0, (), (name,), reason)
+    dim = int(getattr(layer, "transposed", False) or isinstance(layer, nn.Embedding))
+    member = GroupMember(f"{name}.weight", dim, np.arange(weight.shape[dim], dtype=np.int64))
+    return UnitGroup(name, weight.shape[dim], (member,), (name,), reason)
 
 
 class CoupledUnits:
@@ -92,7 +147,7 @@ class CoupledUnits:
 
     def _items(self, indices: list[int]) -> list[tuple[object, bool, list[int], list[int]]]:
         """(module or parameter, output side, its indices, the root indices they come from) of everything coupled with `indices`."""
-        group = self._dependencies.get_pruning_group(self._root, output_pruner(self._dependencies, self._root), indices)
+        group = self._dependencies.get_pruning_group(self._root, self._dependencies.get_pruner_of_module(self._root).prune_out_channels, indices)
         found = []
         for item in group:
             module = item.dep.target.module
