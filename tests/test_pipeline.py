@@ -18,6 +18,7 @@ from tsn_toolkit.extract import extract
 from tsn_toolkit.models.small_cnn import small_cnn
 from tsn_toolkit.pipeline.founding import stored_recipe, strategy_config
 from tsn_toolkit.recipe.loading import load_recipe
+from tsn_toolkit.recipe.yaml_document import parse_yaml
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.verify.measure import measure_in_fresh_process, measure_store
@@ -255,3 +256,24 @@ def test_a_run_from_a_checkpoint(tsn: Callable[..., Result], tiny_recipe: Path, 
     assert [entry.parent for entry in store.entries] == ["trunk", "trunk"]
     assert store.recipe("trunk")["model"]["checkpoint"] == "${TSN_CHECKPOINT_PATH}"
     assert tsn("verify", tmp_path / "run" / "store", "--measure").exit_code == 0
+
+
+def test_a_plan_under_a_budget_is_measured_written_and_run(tsn: Callable[..., Result], tiny_recipe: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "trained.pth"
+    torch.manual_seed(0)
+    torch.save(small_cnn(width=8).state_dict(), checkpoint)
+    budget = "plan.budget={size_bytes: 16000, densities: [1.0, 0.5, 0.25], bit_widths: [8, 3], examples: 40}"
+    settings = ("--set", f"model.checkpoint={checkpoint}", "--set", "trunk.kind=seed", "--set", budget)
+    settings += ("--set", "plan.units_keep=1.0", "--set", "tasks.count=1")
+    file = tmp_path / "plan.yaml"
+    assert tsn("plan", tiny_recipe, *settings, "--out", file).exit_code == 0
+    content = parse_yaml(file.read_text(encoding="utf-8")).data
+    assert "size_bytes" in str(content["measured"]) and {layer["bit_width"] for layer in content["layers"].values()} <= {8, 3}
+    done = tsn("run", tiny_recipe, *settings, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "run" / "plan.yaml").read_text(encoding="utf-8") == file.read_text(encoding="utf-8")
+    store = Store.open(tmp_path / "run" / "store")
+    widths = {name: layer.codes.bit_width for name, layer in store.held("classes-0-1").items() if layer.codes is not None}
+    assert widths == {name: content["layers"][name]["bit_width"] for name in widths}
+    refused = tsn("plan", tiny_recipe, *settings, "--set", "trunk.kind=checkpoint")
+    assert refused.exit_code == 1 and "Set `trunk.kind: seed`" in refused.stderr

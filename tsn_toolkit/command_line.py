@@ -112,7 +112,7 @@ def plan(recipe: str, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Make the compression plan of RECIPE, to read, edit and run with `--set plan.file=FILE`."""
     from tsn_toolkit.pipeline.commands import plan_text
 
-    text = plan_text(_recipe(recipe, overrides))
+    text = plan_text(_recipe(recipe, overrides), _hooks().say)
     if out is None:
         click.echo(text, nl=False)
         return

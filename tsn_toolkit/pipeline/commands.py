@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from tsn_toolkit.export.package import GOLDEN_FILE
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
-from tsn_toolkit.pipeline.founding import load_or_make_plan, shop_of_recipe
+from tsn_toolkit.pipeline.founding import shop_of_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.measuring import bench_settings
+from tsn_toolkit.pipeline.planning import plan_of_recipe
 from tsn_toolkit.plan.file import plan_text_of
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
@@ -128,6 +130,7 @@ def bench_path(package: Path) -> dict[str, Any]:
     return bench_onnxruntime(package)
 
 
-def plan_text(recipe: Recipe) -> str:
+def plan_text(recipe: Recipe, say: Callable[[str], None]) -> str:
     """The plan that a run of the recipe would make, as the text of its file."""
-    return plan_text_of(load_or_make_plan(recipe, shop_of_recipe(recipe).graph, [load_target(name) for name in recipe.targets]))
+    made = plan_of_recipe(recipe, shop_of_recipe(recipe).graph, [load_target(name) for name in recipe.targets], say)
+    return plan_text_of(made.plan, made.measured)

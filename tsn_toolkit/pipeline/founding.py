@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import CompressionPlan, ModelGraph, TaskData
+from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.errors import ModelError
@@ -19,9 +18,8 @@ from tsn_toolkit.graph.picture import graph_svg
 from tsn_toolkit.model_loading import load_model
 from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
-from tsn_toolkit.plan.file import load_plan, plan_to_dict, save_plan
-from tsn_toolkit.plan.make import make_plan, switched_layers
-from tsn_toolkit.plan.settings import PlanSettings
+from tsn_toolkit.pipeline.planning import plan_of_recipe
+from tsn_toolkit.plan.file import plan_to_dict, save_plan
 from tsn_toolkit.recipe.environment import expand, portable
 from tsn_toolkit.recipe.loading import resolve_recipe
 from tsn_toolkit.recipe.schema import Recipe
@@ -30,7 +28,6 @@ from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.verify.measure import DATA_PATH_VARIABLE
-from tsn_toolkit.vocabulary import MAX_CODE
 from tsn_toolkit.workshop import Workshop, make_workshop
 
 
@@ -44,11 +41,9 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     shop = shop_of_recipe(recipe)
     graph = shop.graph
     hooks.say(f"graph: {len(graph.nodes)} operations, {len(graph.layers)} layers, {len(graph.groups)} groups, {graph.macs / 1e6:.2f} M MACs")
-    plan = load_or_make_plan(recipe, graph, targets)
-    if recipe.plan.file is None:
-        for sentence in switched_layers(plan, plan_settings(recipe, targets)):
-            hooks.say(f"plan: {sentence}")
-    save_plan(plan, folder.plan)
+    made = plan_of_recipe(recipe, graph, targets, hooks.say)
+    plan = made.plan
+    save_plan(plan, folder.plan, measured=made.measured)
     write_text(folder.path / "graph.svg", graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":
         model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
@@ -66,33 +61,6 @@ def shop_of_recipe(recipe: Recipe) -> Workshop:
     """The workshop that a recipe describes."""
     shape = tuple(load_task(recipe, 0).train.x.shape[1:])
     return make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
-
-
-def load_or_make_plan(recipe: Recipe, graph: ModelGraph, targets: list[Target]) -> CompressionPlan:
-    """The plan file that the recipe names, or one made from its settings under the strictest target."""
-    if recipe.plan.file is not None:
-        return load_plan(Path(expand(recipe.plan.file)), graph=graph)
-    return make_plan(graph, plan_settings(recipe, targets))
-
-
-def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
-    """What a recipe asks of its plan, under the strictest target."""
-    section = recipe.plan
-    return PlanSettings(
-        units_keep=section.units_keep,
-        unit_overrides=section.unit_overrides,
-        target_macs=section.target_macs,
-        min_units=section.min_units,
-        channel_multiple=section.channel_multiple,
-        encoding=section.encoding,
-        density=section.density,
-        density_by_layer=section.density_by_layer,
-        bit_width=section.bit_width,
-        granularity=section.granularity,
-        layer_overrides={name: override.model_dump(exclude_none=True) for name, override in section.layer_overrides.items()},
-        trunk_bit_width=recipe.trunk.bit_width,
-        max_code=min([MAX_CODE, *(target.max_code for target in targets)]),
-    )
 
 
 def trunk_kind(recipe: Recipe) -> str:

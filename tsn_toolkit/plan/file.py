@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from tsn_toolkit.errors import PlanError
 from tsn_toolkit.files import write_text
 from tsn_toolkit.plan.density import density_problem
 from tsn_toolkit.plan.macs import kept_shapes
+from tsn_toolkit.plan.measured import measured_problems
 from tsn_toolkit.plan.settings import LAYER_KEYS, LEAST_INPUTS, problem
 from tsn_toolkit.registry import did_you_mean
 
 SCHEMA = 1
 KEYS = ("schema", "fingerprint", "max_code", "trunk_bit_width", "density_by_layer", "layers", "groups")
+RECORD_KEY = "measured"
+"""What a planner measured; may be left out, and decides nothing."""
 GROUP_KEYS = ("keep", "size")
 HEADER = """\
 # What compression does to every layer and group of units. You may edit it.
@@ -26,6 +30,9 @@ HEADER = """\
 # layers: encoding codes | planes | shared; density in (0, 1] of the slots inside the kept units; granularity element | block(k) | n:m | unit
 # (`n:m` has density n/m, `unit` and `planes` have density 1); bit_width 1..8 per own code.
 # groups: keep = units that stay, of size; a group that is not listed keeps all.
+"""
+RECORD_HEADER = """\
+# measured: what the planner measured for this plan, option by option, and which limit bound; a record that decides nothing.
 """
 
 
@@ -83,15 +90,16 @@ def plan_from_dict(content: Any, *, where: str = "the stored plan") -> Compressi
     )
 
 
-def plan_text_of(plan: CompressionPlan) -> str:
-    """The text of the plan's file; the same plan gives the same bytes."""
-    text: str = yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None, width=1000)
-    return HEADER + text
+def plan_text_of(plan: CompressionPlan, measured: Mapping[str, Any] | None = None) -> str:
+    """The text of the plan's file, with the record of what was measured for it where there is one; the same content gives the same bytes."""
+    content = plan_to_dict(plan) | ({} if measured is None else {RECORD_KEY: dict(measured)})
+    text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
+    return HEADER + ("" if measured is None else RECORD_HEADER) + text
 
 
-def save_plan(plan: CompressionPlan, path: str | Path) -> None:
-    """Write a plan as YAML."""
-    write_text(Path(path), plan_text_of(plan))
+def save_plan(plan: CompressionPlan, path: str | Path, *, measured: Mapping[str, Any] | None = None) -> None:
+    """Write a plan as YAML; `measured` as in `BudgetedPlan`."""
+    write_text(Path(path), plan_text_of(plan, measured))
 
 
 def load_plan(path: str | Path, *, graph: ModelGraph | None = None) -> CompressionPlan:
@@ -100,17 +108,36 @@ def load_plan(path: str | Path, *, graph: ModelGraph | None = None) -> Compressi
     Raises:
         PlanError: with all problems of the file, each with its key, value and rule; or if it was made for another model.
     """
-    path = Path(path)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - derived from SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"The plan `{path}` cannot be read: {error}. Give the path of a plan file.") from error
-    except (yaml.YAMLError, TypeError, RecursionError) as error:
-        raise PlanError(f"The plan `{path}` is not valid YAML: {' '.join(str(error).split())}. Correct it, or make the plan again.") from error
+    content = _read(Path(path))
     plan = plan_from_dict(content, where=str(path))
     if graph is not None:
         check_plan(plan, graph)
     return plan
+
+
+def load_measured(path: str | Path) -> dict[str, Any] | None:
+    """The record of what was measured for the plan in a file, None where it has none.
+
+    Raises:
+        PlanError: as `load_plan`.
+    """
+    load_plan(path)
+    measured: dict[str, Any] | None = _read(Path(path)).get(RECORD_KEY)
+    return measured
+
+
+def _read(path: Path) -> Any:
+    """The content of a plan file.
+
+    Raises:
+        PlanError: it cannot be read, or is not valid YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - derived from SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"The plan `{path}` cannot be read: {error}. Give the path of a plan file.") from error
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise PlanError(f"The plan `{path}` is not valid YAML: {' '.join(str(error).split())}. Correct it, or make the plan again.") from error
 
 
 def check_plan(plan: CompressionPlan, graph: ModelGraph) -> None:
@@ -147,7 +174,9 @@ def _problems(content: Any) -> list[str]:
     """Everything that is wrong with a plan file's content."""
     if not isinstance(content, dict):
         return [f"it must be a mapping with the keys {', '.join(KEYS)}, got {type(content).__name__}"]
-    found = _key_problems(content, KEYS, "the plan")
+    record = measured_problems(content[RECORD_KEY]) if RECORD_KEY in content else []
+    content = {key: value for key, value in content.items() if key != RECORD_KEY}
+    found = record + _key_problems(content, KEYS, "the plan")
     if "schema" in content and content["schema"] != SCHEMA:
         found.append(f"`schema` must be {SCHEMA}, got {content['schema']!r}")
     if "fingerprint" in content and not _is_hash(content["fingerprint"]):

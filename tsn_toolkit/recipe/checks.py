@@ -9,7 +9,7 @@ from typing import Any
 from tsn_toolkit.errors import TsnError
 from tsn_toolkit.factory import parse_factory
 from tsn_toolkit.recipe.environment import unset_variables
-from tsn_toolkit.recipe.schema import DataSection, ModelSection, PlanSection, TasksSection
+from tsn_toolkit.recipe.schema import BudgetSection, DataSection, ModelSection, PlanSection, TasksSection
 from tsn_toolkit.recipe.yaml_document import KeyPath
 from tsn_toolkit.registry import data_folders, did_you_mean, names
 from tsn_toolkit.vocabulary import TRUNK
@@ -38,6 +38,11 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("training", "augment"), f"an augmentation is named twice, got {list(augment)}. Name each once."
     if "model" in sections and sections["model"].checkpoint is None:
         yield from _check_checkpoint_users(sections)
+    elif "plan" in sections and sections["plan"].budget is not None and "trunk" in sections and sections["trunk"].kind != "seed":
+        yield (
+            ("plan", "budget"),
+            "measures what it costs to leave weights out, but over a trained trunk `density` says how many slots are owned. Set `trunk.kind: seed`.",
+        )
     yield from _check_targets(sections.get("targets", ()))
 
 
@@ -101,11 +106,39 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
             ("plan", "target_macs"),
             (f"is {plan.target_macs} while `plan.units_keep` is {plan.units_keep}; both say how many units stay. Keep one of the two."),
         )
+    if plan.budget is not None:
+        yield from _check_budget(plan, plan.budget)
+
+
+BUDGET_LIMITS = ("size_bytes", "macs_kept", "latency_ms", "max_loss_increase", "max_accuracy_drop")
+
+
+def _check_budget(plan: PlanSection, budget: BudgetSection) -> Iterator[Finding]:
+    """A budget limits something, has its options in order, and is the only one to say how much stays."""
+    if all(getattr(budget, key) is None for key in BUDGET_LIMITS):
+        yield ("plan", "budget"), f"sets no limit. Give at least one of {', '.join(BUDGET_LIMITS)}."
+    for key in ("densities", "granularities", "bit_widths", "units"):
+        values = getattr(budget, key)
+        if len(set(values)) < len(values):
+            yield ("plan", "budget", key), f"names a value twice, got {list(values)}. Name each once."
+    for position, text in enumerate(budget.granularities):
+        keep, colon, group = text.partition(":")
+        if colon and int(keep) > int(group):
+            where = ("plan", "budget", "granularities", position)
+            yield where, f"keeps {keep} of every {group} input weights, got {text!r}; n of `n:m` is at most m. Write the smaller number first."
+    for key in ("macs_kept", "latency_ms"):
+        if (limit := getattr(budget, key)) is not None and not (budget.units or plan.unit_overrides):
+            yield ("plan", "budget", key), f"is {limit}, but only removed units lower it and `plan.budget.units` names none. Name some, as 0.5."
+    for key, default in (("file", None), ("target_macs", None), ("units_keep", 1.0), ("density_by_layer", "uniform"), ("adapt_bits", False)):
+        if (value := getattr(plan, key)) != default:
+            yield ("plan", key), f"is {value!r} beside `plan.budget`, which decides the same thing. Remove one of the two."
 
 
 def _check_checkpoint_users(sections: Mapping[str, Any]) -> Iterator[Finding]:
     if "trunk" in sections and sections["trunk"].kind == "checkpoint":
         yield ("trunk", "kind"), "is 'checkpoint', but `model.checkpoint` is null. Name the checkpoint or set the kind to seed."
+    if "plan" in sections and sections["plan"].budget is not None:
+        yield ("plan", "budget"), "measures a trained network, but `model.checkpoint` is null. Name the checkpoint or remove the budget."
     if "reference" in sections and sections["reference"].dense == "checkpoint":
         yield ("reference", "dense"), "is 'checkpoint', but `model.checkpoint` is null. Name the checkpoint or set it to separate."
 

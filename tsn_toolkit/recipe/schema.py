@@ -120,6 +120,33 @@ class LayerOverride(Section):
     """Bits per own code."""
 
 
+class BudgetSection(Section):
+    """Limits that a plan keeps, and the options it is chosen from; what each option costs in loss is measured on validation data."""
+
+    size_bytes: Count | None = None
+    """Largest estimated size of one task: entropy of masks and codes, codebooks, scales, norms, biases, head."""
+    macs_kept: Fraction | None = None
+    """Largest fraction of the multiply-accumulates that stays."""
+    latency_ms: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest latency on the first target, batch 1, milliseconds; measured once and written into the plan."""
+    max_loss_increase: Annotated[float, Field(ge=0.0)] | None = None
+    """Largest rise of the validation loss of the compressed network, one standard error above its mean; without `size_bytes`: at fewest bytes."""
+    max_accuracy_drop: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Largest fall of the validation accuracy, a fraction, likewise."""
+    densities: Annotated[tuple[Fraction, ...], Field(strict=False, min_length=1)] = (1.0, 0.7, 0.5, 0.3, 0.15)
+    """Densities that a layer may take."""
+    granularities: Annotated[tuple[Granularity, ...], Field(strict=False, min_length=1)] = ("element",)
+    """Granularities that a layer may take."""
+    bit_widths: Annotated[tuple[BitWidth, ...], Field(strict=False, min_length=1)] = (8, 4, 3)
+    """Bits per code that a layer may take."""
+    units: Annotated[tuple[Fraction, ...], Loose] = ()
+    """Fractions of units that a group may keep besides all of them; empty: all units stay."""
+    examples: Annotated[int, Field(ge=2)] = 512
+    """Validation examples that options are measured on."""
+    max_passes: Count = 1000
+    """Forward passes over these examples that measuring may take."""
+
+
 class PlanSection(Section):
     """How much is compressed, and how."""
 
@@ -157,6 +184,9 @@ class PlanSection(Section):
     """Group name pattern (`layer1.*`) -> fraction of units kept."""
     layer_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
     """Layer name pattern -> what it does otherwise."""
+    budget: BudgetSection | None = None
+    """Limits under which densities, granularities, bit widths and units are chosen layer by layer, in place of `density`, `granularity`, `bit_width`
+    and `units_keep`; overrides stay as given. Needs a checkpoint to measure."""
 
 
 class TrainingSection(Section):

@@ -1,0 +1,260 @@
+"""From the integer reference of a task to integer operations.
+
+Brevitas' graph is walked node by node. What a layer, an addition or a mean computes has no step of its own: it stays pending until the quantizer
+behind it says what to round to, so that every ReLU, ReLU6 or clip is the clip of that rounding. Norms were folded when the integer model was made.
+
+A channel whose norm has a negative gain keeps the store's integers and gets a negative factor (see `fixed_point.py`), so tasks that share a layer in
+the store share its bytes here as well.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tsn_toolkit.errors import ExportError
+from tsn_toolkit.export.c.fixed_point import fixed_point
+from tsn_toolkit.export.c.geometry import average_window, layer_window, max_window, output_shape
+from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Tensor
+from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
+
+_ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+_RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
+_MAX_ACCUMULATOR = 2**31 - 1
+_SUPPORTED = "Supported are conv 1-d and 2-d, linear, ReLU and clips, max, average and global pooling, addition, concatenation and flatten."
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A result that waits for its quantizer.
+
+    Attributes:
+        shape: of the result, without the batch; a reshape changes it.
+        written: shape in which the operation writes the result.
+        finish: makes the operation from the quantized result of shape `written`.
+    """
+
+    shape: tuple[int, ...]
+    written: tuple[int, ...]
+    finish: Callable[[Tensor], Operation]
+
+
+_Value: TypeAlias = Tensor | _Pending
+
+
+def lower(reference: IntegerModel, input_shape: Sequence[int]) -> IntegerProgram:
+    """Integer operations of a task.
+
+    Args:
+        reference: from `build_integer_model`, in graph mode.
+        input_shape: of one example without the batch: (channels, rows, columns), (channels, columns) or (features,).
+
+    Raises:
+        ExportError: the model is not in graph mode, holds an operation that has no integer rule here, or an accumulator may exceed int32.
+    """
+    if reference.mode != "graph":
+        raise ExportError(f"A C program needs every activation quantized, but the model was quantized {reference.mode}: {' '.join(reference.notes)}")
+    with torch.no_grad():
+        return _Lowering(reference).run(tuple(input_shape))
+
+
+class _Lowering:
+    """Walks the graph; `operations` grows as quantizers are met."""
+
+    def __init__(self, reference: IntegerModel) -> None:
+        self.reference = reference
+        proxies = activation_proxies(reference.module)
+        self.owners = {id(reference.module.get_submodule(name)): proxy for name, proxy in proxies.items()}
+        self.operations: list[Operation] = []
+        self.input: Tensor | None = None
+
+    def run(self, input_shape: tuple[int, ...]) -> IntegerProgram:
+        values: dict[Any, Any] = {}
+        graph: Any = self.reference.module.graph
+        for node in graph.nodes:
+            args, kwargs = _filled(node.args, values), _filled(node.kwargs, values)
+            if node.op == "placeholder":
+                if values:
+                    raise ExportError(f"A C program takes one input, but the model has a second one, `{node.name}`. Export a model with one input.")
+                values[node] = _Pending(input_shape, input_shape, _no_operation)
+            elif node.op == "call_module":
+                values[node] = self._module(node.target, node.name, next(iter((*args, *kwargs.values()))))
+            elif node.op in ("call_function", "call_method"):
+                values[node] = self._function(node.name, node.target, args, kwargs)
+            elif node.op == "output":
+                return self._finished(args[0])
+            else:
+                raise ExportError(f"`{node.name}` ({node.op}) has no integer rule in C. {_SUPPORTED}")
+        raise AssertionError("an fx graph ends in an output")
+
+    def _module(self, name: str, buffer: str, value: Any) -> _Value:
+        """`buffer` is the node's name: one module, for example a pooling or a quantizer, may be called by several nodes."""
+        module = self.reference.module.get_submodule(name)
+        if id(module) in self.owners:
+            return self._quantized(name, buffer, value, self.owners[id(module)])
+        if isinstance(module, nn.Flatten):
+            return _reshaped(name, value, module)
+        if isinstance(module, (nn.Identity, nn.Dropout)) and isinstance(value, (Tensor, _Pending)):
+            return value
+        tensor = _require_tensor(name, value)
+        if name in self.reference.codes:
+            return self._layer(name, module, tensor)
+        if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d)):
+            window = max_window(name, module)
+            target = replace(tensor, buffer=buffer, shape=output_shape(name, tensor, tensor.planes[0], window))
+            return self._write(Pool("max", tensor, target, window))
+        if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)):
+            return _averaged(name, module, tensor)
+        raise ExportError(f"`{name}` ({type(module).__name__}) has no integer rule in C. {_SUPPORTED}")
+
+    def _quantized(self, name: str, buffer: str, value: Any, proxy: Any) -> Tensor:
+        if not isinstance(value, (Tensor, _Pending)):
+            raise ExportError(f"Quantizer `{name}` meets a value that is not an activation. {_SUPPORTED}")
+        tensor = Tensor(buffer, value.shape, step=float(proxy.scale().reshape(())), signed=bool(proxy.is_signed))
+        if isinstance(value, Tensor):
+            if (value.step, value.signed) == (tensor.step, tensor.signed):
+                return value
+            return self._write(Rescale(value, tensor, fixed_point(value.step / tensor.step, where=f"quantizer `{name}`")))
+        if value.finish is not _no_operation:
+            self._write(value.finish(replace(tensor, shape=value.written)))
+        elif self.input is None:
+            self.input = tensor
+        else:
+            raise ExportError(f"The input is quantized twice, the second time by `{name}`. Give the model one layer that reads the input.")
+        return tensor
+
+    def _layer(self, name: str, layer: Any, source: Tensor) -> _Pending:
+        _check_input(name, layer, source)
+        sign = np.ones(len(self.reference.codes[name]), np.int64)
+        sign[list(self.reference.negated[name])] = -1
+        codes = self.reference.codes[name]
+        codes = (codes * sign.reshape(-1, *[1] * (codes.ndim - 1))).astype(np.int8)
+        steps = torch.tensor(source.step, dtype=torch.float32) * layer.quant_weight().scale.reshape(-1).to(torch.float32)
+        bias = np.zeros(len(codes), np.int64)
+        if layer.bias is not None:
+            bias = torch.round((layer.bias.to(torch.float32) / steps).to(torch.float64)).to(torch.int64).numpy() * sign
+        _check_accumulators(name, codes, bias, source)
+        window, groups = layer_window(name, layer)
+        shape = output_shape(name, source, len(codes), window)
+
+        def finish(target: Tensor) -> Operation:
+            factors = fixed_point(steps.to(torch.float64).numpy() * sign / target.step, where=f"layer `{name}`")
+            return Convolution(name, source, target, codes.reshape(*codes.shape[:2], *window.kernel), bias.astype(np.int32), factors, window, groups)
+
+        return _Pending(shape, shape, finish)
+
+    def _function(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in _ADDITIONS and len(args) == 2 and not kwargs:
+            return _added(name, _require_tensor(name, args[0]), _require_tensor(name, args[1]))
+        if target in _CONCATENATIONS:
+            return self._concatenated(name, *args, **kwargs)
+        if target in _RESHAPES and args and isinstance(args[0], (Tensor, _Pending)):
+            call = getattr(torch.Tensor, target) if isinstance(target, str) else target
+            return _reshaped(name, args[0], lambda x: call(x, *args[1:], **kwargs))
+        if target == "size" and isinstance(args[0], (Tensor, _Pending)):
+            return torch.Size((1, *args[0].shape)) if len(args) == 1 else (1, *args[0].shape)[args[1]]
+        raise ExportError(f"`{name}` ({getattr(target, '__name__', target)}) has no integer rule in C. {_SUPPORTED}")
+
+    def _concatenated(self, name: str, tensors: Sequence[Any], dim: int = 0) -> Tensor:
+        sources = tuple(_require_tensor(name, value) for value in tensors)
+        first = sources[0]
+        if dim % (len(first.shape) + 1) != 1:
+            raise ExportError(f"`{name}` joins dimension {dim}. A C program can join channels, dimension 1, only.")
+        kinds = {(source.step, source.signed) for source in sources}
+        if len(kinds) > 1:
+            raise ExportError(f"The operands of `{name}` have different steps or signs, {sorted(kinds)}. Put the same kind of activation on each.")
+        channels = sum(source.shape[0] for source in sources)
+        return self._write(Concat(sources, replace(first, buffer=name, shape=(channels, *first.shape[1:]))))
+
+    def _write(self, operation: Operation) -> Tensor:
+        self.operations.append(operation)
+        return operation.target
+
+    def _finished(self, value: Any) -> IntegerProgram:
+        if not isinstance(value, Tensor):
+            raise ExportError("The output of the model is not one quantized activation, so it has no integer form. Return what a layer gives.")
+        if self.input is None or value.buffer == self.input.buffer:
+            raise ExportError("The model returns its input, so there is nothing to generate. Export a model with a layer.")
+        return IntegerProgram(tuple(self.operations), self.input, value)
+
+
+def _filled(argument: Any, values: dict[Any, Any]) -> Any:
+    """An argument of a node with values in place of nodes; Brevitas has a node class of its own, so fx's function for this finds none."""
+    if isinstance(argument, (tuple, list)):
+        return type(argument)(_filled(item, values) for item in argument)
+    if isinstance(argument, dict):
+        return {key: _filled(item, values) for key, item in argument.items()}
+    return values.get(argument, argument) if not isinstance(argument, slice) else argument
+
+
+def _no_operation(target: Tensor) -> Operation:
+    raise AssertionError(f"the caller of the program quantizes `{target.buffer}`")
+
+
+def _require_tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ExportError(f"An operand of `{name}` is not a quantized activation. {_SUPPORTED}")
+    return value
+
+
+def _check_input(name: str, layer: Any, source: Tensor) -> None:
+    dimensions = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}
+    expected = next(count for kind, count in dimensions.items() if isinstance(layer, kind))
+    inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    if len(source.shape) != expected or source.shape[0] != inputs:
+        raise ExportError(
+            f"Layer `{name}` takes {expected} dimensions with {inputs} channels, but its input has shape {source.shape}. "
+            "Check the shape of the model's input, and flatten what goes into a linear layer."
+        )
+
+
+def _check_accumulators(name: str, codes: NDArray[np.int8], bias: NDArray[np.int64], source: Tensor) -> None:
+    """Any partial sum of the layer, in any order, must fit int32."""
+    peak = 128 if source.signed else 255
+    largest = np.abs(codes.reshape(len(codes), -1).astype(np.int64)).sum(1) * peak + np.abs(bias)
+    channel = int(largest.argmax())
+    if largest[channel] > _MAX_ACCUMULATOR:
+        raise ExportError(
+            f"The accumulator of layer `{name}`, channel {channel}, may reach {int(largest[channel])}, but must stay below 2**31. "
+            "Give the layer fewer inputs or split it."
+        )
+
+
+def _averaged(name: str, pool: Any, source: Tensor) -> _Pending:
+    window = average_window(name, pool, source)
+    count = window.kernel[0] * window.kernel[1]
+
+    def finish(target: Tensor) -> Operation:
+        return Pool("average", source, target, window, fixed_point(source.step / (target.step * count), where=f"pooling `{name}`"))
+
+    shape = output_shape(name, source, source.planes[0], window)
+    return _Pending(shape, shape, finish)
+
+
+def _added(name: str, first: Tensor, second: Tensor) -> _Pending:
+    if first.shape != second.shape:
+        raise ExportError(f"The operands of `{name}` have shapes {first.shape} and {second.shape}. In C an addition does not broadcast.")
+
+    def finish(target: Tensor) -> Operation:
+        factors = fixed_point([first.step / target.step, second.step / target.step], where=f"addition `{name}`", common_shift=True)
+        return Add(first, second, target, factors)
+
+    return _Pending(first.shape, first.shape, finish)
+
+
+def _reshaped(name: str, value: Any, reshape: Callable[[torch.Tensor], torch.Tensor]) -> _Value:
+    if not isinstance(value, (Tensor, _Pending)):
+        raise ExportError(f"`{name}` reshapes a value that is not an activation. {_SUPPORTED}")
+    batch, *shape = reshape(torch.empty((1, *value.shape), device="meta")).shape
+    if batch != 1:
+        raise ExportError(f"`{name}` reshapes the batch away. Keep dimension 0 as it is.")
+    return replace(value, shape=tuple(shape))

@@ -1,0 +1,21 @@
+/* The multiplier holds the division by the size of the window; positions outside the image count 0. */
+static void average_pool(const tsn_geometry *g, const int8_t *source, int32_t multiplier, int32_t shift, int8_t *target)
+{
+    for (int32_t channel = 0; channel < g->channels; channel++, source += g->rows * g->columns) {
+        for (int32_t y = 0; y < g->target_rows; y++) {
+            for (int32_t x = 0; x < g->target_columns; x++) {
+                int64_t sum = 0;
+                for (int32_t i = 0; i < g->kernel_rows; i++) {
+                    for (int32_t j = 0; j < g->kernel_columns; j++) {
+                        int32_t row = y * g->stride_rows - g->padding_rows + i * g->dilation_rows;
+                        int32_t column = x * g->stride_columns - g->padding_columns + j * g->dilation_columns;
+                        if (row >= 0 && row < g->rows && column >= 0 && column < g->columns) {
+                            sum += source[row * g->columns + column] + g->source_offset;
+                        }
+                    }
+                }
+                *target++ = stored_byte(sum * multiplier, shift, g->target_offset);
+            }
+        }
+    }
+}

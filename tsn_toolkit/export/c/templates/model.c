@@ -1,0 +1,5 @@
+#include "model.h"
+#include "weights.h"
+
+@arena@kernels
+@tasks

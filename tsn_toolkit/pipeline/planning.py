@@ -1,0 +1,103 @@
+"""The plan of a recipe: read from a file, made from its settings, or chosen under its budget by measuring the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from tsn_toolkit.contracts import CompressionPlan, ModelGraph
+from tsn_toolkit.data.loading import load_data
+from tsn_toolkit.data.normalisation import normalise
+from tsn_toolkit.data.splits import split_validation
+from tsn_toolkit.model_loading import load_model
+from tsn_toolkit.plan.file import load_measured, load_plan
+from tsn_toolkit.plan.make import make_plan, switched_layers
+from tsn_toolkit.plan.settings import PlanSettings
+from tsn_toolkit.plan.under_budget import plan_under_budget
+from tsn_toolkit.recipe.environment import expand
+from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.target import Target
+from tsn_toolkit.vocabulary import MAX_CODE
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """A plan, and what was measured for it where it was chosen under a budget (the `measured` key of its file)."""
+
+    plan: CompressionPlan
+    measured: dict[str, Any] | None = None
+
+
+def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say: Callable[[str], None]) -> RecipePlan:
+    """The plan file that the recipe names, or a plan made from its settings under the strictest target.
+
+    Args:
+        recipe: with its plan section.
+        graph: of the model.
+        targets: whose smallest `max_code` holds.
+        say: takes one line of progress.
+
+    Raises:
+        PlanError: the file is not one, or the budget cannot be kept.
+    """
+    if recipe.plan.file is not None:
+        file = Path(expand(recipe.plan.file))
+        return RecipePlan(load_plan(file, graph=graph), load_measured(file))
+    if recipe.plan.budget is not None:
+        return _plan_under_budget(recipe, graph, _max_code(targets), say)
+    plan = make_plan(graph, plan_settings(recipe, targets))
+    for sentence in switched_layers(plan, plan_settings(recipe, targets)):
+        say(f"plan: {sentence}")
+    return RecipePlan(plan)
+
+
+def _plan_under_budget(recipe: Recipe, graph: ModelGraph, max_code: int, say: Callable[[str], None]) -> RecipePlan:
+    """Measured on examples held out of the training data; the test set is not looked at."""
+    model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
+    train, _ = load_data(recipe.data)
+    _, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
+    made = plan_under_budget(
+        recipe.plan,
+        graph,
+        model,
+        (normalise(held_out.x, recipe.data.mean, recipe.data.std), held_out.y),
+        _losses,
+        trunk_bit_width=recipe.trunk.bit_width,
+        max_code=max_code,
+        say=lambda line: say(f"plan: {line}"),
+    )
+    return RecipePlan(made.plan, made.measured)
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each example."""
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
+    """What a recipe asks of its plan, under the strictest target."""
+    section = recipe.plan
+    return PlanSettings(
+        units_keep=section.units_keep,
+        unit_overrides=section.unit_overrides,
+        target_macs=section.target_macs,
+        min_units=section.min_units,
+        channel_multiple=section.channel_multiple,
+        encoding=section.encoding,
+        density=section.density,
+        density_by_layer=section.density_by_layer,
+        bit_width=section.bit_width,
+        granularity=section.granularity,
+        layer_overrides={name: override.model_dump(exclude_none=True) for name, override in section.layer_overrides.items()},
+        trunk_bit_width=recipe.trunk.bit_width,
+        max_code=_max_code(targets),
+    )
+
+
+def _max_code(targets: list[Target]) -> int:
+    return min([MAX_CODE, *(target.max_code for target in targets)])

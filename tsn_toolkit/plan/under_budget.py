@@ -1,0 +1,237 @@
+"""A plan under a budget: measured sensitivity, the knapsack's choice, and the whole candidate measured again.
+
+Limits of bytes, multiply-accumulates and latency are kept exactly, at the least summed loss increase. Increases of single options do not add up, so a
+limit on the loss or the accuracy is checked on the whole candidate: where bytes are not limited, bisection finds the fewest bytes at which it holds
+(one standard error above the mean, as for bit widths), and the best candidate that held is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGraph
+from tsn_toolkit.errors import PlanError
+from tsn_toolkit.masks.granularity import parse_granularity
+from tsn_toolkit.numerics.paired import paired_difference
+from tsn_toolkit.plan.budget import rounded_keep
+from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Loss, Scores
+from tsn_toolkit.plan.cost_model import CostModel
+from tsn_toolkit.plan.macs import macs_after
+from tsn_toolkit.plan.measured import WholeCandidate, measured_record
+from tsn_toolkit.plan.sensitivity import Latency, measure_sensitivity
+from tsn_toolkit.plan.solve import Solution, solve
+from tsn_toolkit.recipe.schema import BudgetSection, PlanSection
+
+BISECTIONS = 8
+"""Whole candidates that are measured for a limit on the loss or the accuracy, besides the first."""
+
+
+@dataclass(frozen=True)
+class BudgetedPlan:
+    """The plan, and what was measured for it as plain data, the `measured` key of its file."""
+
+    plan: CompressionPlan
+    measured: dict[str, Any]
+
+
+def plan_under_budget(
+    section: PlanSection,
+    graph: ModelGraph,
+    model: nn.Module,
+    validation: tuple[torch.Tensor, torch.Tensor],
+    loss: Loss,
+    *,
+    trunk_bit_width: int,
+    max_code: int,
+    latency_ms: Latency | None = None,
+    unit_scores: Scores | None = None,
+    weight_scores: Scores | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> BudgetedPlan:
+    """The plan that a recipe's `plan.budget` asks for.
+
+    Args:
+        section: of the recipe, with a budget; overrides of layers and units narrow the options.
+        graph: of the model.
+        model: trained; left as it is.
+        validation: inputs (n, ...) as the model takes them, labels int64 (n,); `budget.examples` of them, evenly spaced, are used.
+        loss: (logits, labels) -> one loss per example (n,).
+        trunk_bit_width: of the plan.
+        max_code: largest |q|.
+        latency_ms: milliseconds of the network with these numbers of units; needed for `budget.latency_ms`.
+        unit_scores: group name -> score per unit; default: magnitude.
+        weight_scores: layer name -> score per weight; default: magnitude.
+        say: takes one line of progress.
+
+    Raises:
+        PlanError: there is no budget, a latency is limited that nothing measures, measuring takes too many passes, or the limits cannot be reached.
+    """
+    budget = section.budget
+    if budget is None:
+        raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
+    if budget.latency_ms is not None and latency_ms is None:
+        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Give `latency_ms` or limit macs.")
+    examiner = Examiner(
+        model, graph, _evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
+    )
+    table = measure_sensitivity(
+        examiner,
+        layer_options(section, budget, graph),
+        unit_options(section, budget, graph),
+        max_passes=budget.max_passes,
+        head_bits=section.head_bits,
+        latency_ms=latency_ms if budget.latency_ms is not None else None,
+    )
+    say(f"measured {sum(map(len, table.layers.values()))} layer options and {sum(map(len, table.groups.values()))} numbers of units")
+    costs = CostModel(graph, table)
+    whole = choose(examiner, costs, budget, say=say)
+    plan = plan_of(section, graph, costs.candidate(whole.solution.choice), trunk_bit_width=trunk_bit_width, max_code=max_code)
+    return BudgetedPlan(plan, measured_record(budget, table, whole, examiner.passes))
+
+
+def layer_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph) -> dict[str, tuple[LayerOption, ...]]:
+    """Layer name -> options of every layer of encoding `codes`, the head left out; an override of a layer fixes what it names."""
+    found = {}
+    for layer in graph.layers:
+        override = _override(section, layer.name)
+        if layer.name == graph.head or override.get("encoding", section.encoding) != "codes":
+            continue
+        widths = _given(override, "bit_width", budget.bit_widths)
+        options = []
+        for granularity in _given(override, "granularity", budget.granularities):
+            fixed = parse_granularity(granularity).density
+            for density in _given(override, "density", budget.densities) if fixed is None else (fixed,):
+                options += [LayerOption(density, granularity, width) for width in widths]
+        found[layer.name] = tuple(dict.fromkeys(options))
+    return found
+
+
+def unit_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph) -> dict[str, tuple[int, ...]]:
+    """Group name -> numbers of units of every group that is not frozen, largest first; an override of a group fixes its number."""
+    found = {}
+    for group in graph.groups:
+        if group.frozen:
+            continue
+        own = [fraction for glob, fraction in section.unit_overrides.items() if fnmatchcase(group.name, glob)]
+        fractions = own[-1:] or (1.0, *budget.units)
+        keeps = {rounded_keep(f, group.size, min_units=section.min_units, multiple=section.channel_multiple) for f in fractions}
+        found[group.name] = tuple(sorted(keeps, reverse=True))
+    return found
+
+
+def choose(examiner: Examiner, model: CostModel, budget: BudgetSection, *, say: Callable[[str], None] = lambda line: None) -> WholeCandidate:
+    """The best candidate that holds all limits, measured as a whole.
+
+    Raises:
+        PlanError: there is none; names the least that was reached.
+    """
+    limits = resource_limits(budget, model.graph)
+    best = _measured(examiner, model, solve(model, limits))
+    say(f"whole candidate: {best.solution.costs[0]:.0f} bytes, loss {best.loss}, predicted {best.solution.increase:+.4f}")
+    if not holds(best, budget):
+        raise PlanError(_too_much(best, budget, limits))
+    if budget.size_bytes is not None or (budget.max_loss_increase is None and budget.max_accuracy_drop is None):
+        return best
+    low, high = float(model.total(model.least(0))[0]), float(best.solution.costs[0])
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        try:
+            found = _measured(examiner, model, solve(model, {**limits, "size_bytes": middle}))
+        except PlanError:  # so few bytes are out of reach under the other limits
+            low = middle
+            continue
+        say(f"whole candidate: {found.solution.costs[0]:.0f} bytes, loss {found.loss}, predicted {found.solution.increase:+.4f}")
+        if holds(found, budget):
+            best, high = found, float(found.solution.costs[0])
+        else:
+            low = middle
+    return best
+
+
+def resource_limits(budget: BudgetSection, graph: ModelGraph) -> dict[str, float]:
+    """Resource -> limit, of those that the budget names."""
+    given = {
+        "size_bytes": budget.size_bytes,
+        "macs": None if budget.macs_kept is None else budget.macs_kept * graph.macs,
+        "latency_ms": budget.latency_ms,
+    }
+    return {name: float(value) for name, value in given.items() if value is not None}
+
+
+def holds(candidate: WholeCandidate, budget: BudgetSection) -> bool:
+    """Whether a measured candidate keeps the limits on loss and accuracy, one standard error above the mean."""
+    loss_holds = budget.max_loss_increase is None or candidate.loss.upper <= budget.max_loss_increase
+    return loss_holds and (budget.max_accuracy_drop is None or candidate.accuracy_drop.upper <= budget.max_accuracy_drop)
+
+
+def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, trunk_bit_width: int, max_code: int) -> CompressionPlan:
+    """The plan of a candidate; layers of another encoding are as the section says."""
+    sizes = {group.name: group.size for group in graph.groups}
+    layers = []
+    for record in graph.layers:
+        if record.name == graph.head:
+            continue
+        if (option := candidate.layers.get(record.name)) is not None:
+            layers.append(LayerPlan(record.name, "codes", option.density, option.granularity, option.bit_width))
+            continue
+        own = _override(section, record.name)
+        encoding = own.get("encoding", section.encoding)
+        granularity = "unit" if encoding == "planes" else own.get("granularity", section.granularity)
+        density = 1.0 if encoding == "planes" else own.get("density", section.density)
+        layers.append(LayerPlan(record.name, encoding, density, granularity, own.get("bit_width", section.bit_width)))
+    groups = tuple(GroupPlan(name, keep, sizes[name]) for name, keep in candidate.units.items() if keep < sizes[name])
+    return CompressionPlan(graph.fingerprint, max_code, trunk_bit_width, tuple(layers), groups)
+
+
+def _measured(examiner: Examiner, model: CostModel, solution: Solution) -> WholeCandidate:
+    """A solution with its whole network measured; its multiply-accumulates are counted from the graph."""
+    candidate = model.candidate(solution.choice)
+    answers = examiner.answers(candidate)
+    counted = macs_after(model.graph, candidate.units)
+    assert abs(counted - solution.costs[1]) <= 1e-6 * model.graph.macs, "the cost model counts other multiply-accumulates than the graph"
+    loss = paired_difference(answers.losses, model.table.losses)
+    return WholeCandidate(solution, loss, paired_difference(model.table.correct, answers.correct))
+
+
+def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[str, float]) -> str:
+    """Why even the candidate of the least loss does not hold."""
+    asked = [
+        f"`{key}` is {limit:g}, the best candidate {what} {found.mean:.4f} (standard error {found.standard_error:.4f})"
+        for key, limit, what, found in (
+            ("max_loss_increase", budget.max_loss_increase, "raises the loss by", candidate.loss),
+            ("max_accuracy_drop", budget.max_accuracy_drop, "loses accuracy of", candidate.accuracy_drop),
+        )
+        if limit is not None and found.upper > limit
+    ]
+    held = ", ".join(f"{name} {value:g}" for name, value in limits.items()) or "the highest density, bit width and number of units among its options"
+    return (
+        f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {candidate.loss.count} examples. "
+        f"What holds it: {held}. Raise one of the limits, or measure on more examples."
+    )
+
+
+def _evenly(examples: tuple[torch.Tensor, torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most `count` of the examples, evenly spaced."""
+    x, y = examples
+    places = torch.from_numpy(np.linspace(0, len(y) - 1, min(count, len(y))).round().astype(np.int64)).to(y.device)
+    return x[places], y[places]
+
+
+def _override(section: PlanSection, name: str) -> dict[str, Any]:
+    """What the overrides say of one layer; of several that match the last counts."""
+    found: dict[str, Any] = {}
+    for glob, override in section.layer_overrides.items():
+        if fnmatchcase(name, glob):
+            found |= override.model_dump(exclude_none=True)
+    return found
+
+
+def _given(override: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:
+    return (override[key],) if key in override else otherwise
