@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 import tsn_toolkit
-from tsn_toolkit.bench.latency import bench_onnxruntime
+from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.delivery import BenchSettings
 from tsn_toolkit.pipeline import commands
 from tsn_toolkit.recipe.yaml_document import parse_yaml
@@ -216,7 +216,7 @@ def test_verify_of_a_package(tsn: Run, package: Path) -> None:
 
 
 def test_bench_of_a_package(tsn: Run, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "bench_onnxruntime", functools.partial(bench_onnxruntime, seconds=0.02, rounds=1))
+    monkeypatch.setattr(commands, "bench_package", functools.partial(bench_package, seconds=0.02, rounds=1))
     result = one_object(tsn("bench", package, "--json"))
     assert {"batch_1", "batch_32"} <= set(result)
     for batch in (result["batch_1"], result["batch_32"]):

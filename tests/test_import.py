@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "tsn_toolkit"
-RUNTIMES = ("onnx", "onnxruntime", "onnxoptimizer", "onnxscript")
+RUNTIMES = ("onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino")
 
 PROBE = """
 import hashlib, json, os, random, sys, warnings
@@ -44,7 +44,7 @@ def probe(folder: Path, *modules: str) -> dict:
 
 def all_modules() -> list[str]:
     """Dotted names of every module of the package but `run_<runtime>.py`, which are programs of their own processes."""
-    files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in {f"run_{runtime}" for runtime in RUNTIMES})
+    files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in {f"run_{runtime}" for runtime in (*RUNTIMES, "torch")})
     parts = (path.relative_to(PACKAGE.parent).with_suffix("").parts for path in files)
     return [".".join(part for part in names if part != "__init__") for names in parts]
 

@@ -46,11 +46,12 @@ HOMES = {
     "onnx": {"export", "verify", "bench"},
     "onnxruntime": {"export", "verify", "bench"},
     "onnxoptimizer": {"export", "verify", "bench"},
+    "openvino": {"export", "verify", "bench"},
     "onnxscript": {"export", "verify", "bench"},
     "jinja2": {"report"},
 }
 # A runtime is imported only inside the function that uses it, or in `run_<runtime>.py`, the program of a process of its own.
-RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript"}
+RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino"}
 
 # Distribution in pyproject.toml -> names that it brings, where they differ.
 IMPORT_NAMES = {"pyyaml": {"yaml"}, "scikit-learn": {"sklearn"}, "torch-pruning": {"torch_pruning"}, "pydantic": {"pydantic", "pydantic_core"}}
@@ -170,7 +171,7 @@ def test_every_library_is_declared() -> None:
     """What the package imports stands in pyproject.toml, so that an installed wheel runs."""
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["onnxruntime"]]
+    declared = [*project["dependencies"], *(line for extra in ("onnxruntime", "openvino") for line in project["optional-dependencies"][extra])]
     names = {re.split(r"[<>=!~\[; ]", line)[0] for line in declared}
     brought = {module for name in names for module in IMPORT_NAMES.get(name, {name})}
     importable = brought | set(sys.stdlib_module_names) | {"tsn_toolkit"}

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.bench.latency import bench_onnxruntime
+from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, Parity, TaskData
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.artefact import Artefact
-from tsn_toolkit.export.onnxruntime import export_dense_fp32
 from tsn_toolkit.export.package import PackageOptions, Preprocessing, write_package
+from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.target import Target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
@@ -66,6 +68,7 @@ def deliver(
     data: TaskData,
     dense: nn.Module,
     bench: BenchSettings,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Delivery:
     """Writes the package, or nothing.
 
@@ -77,6 +80,7 @@ def deliver(
         data: its test split is measured on; nothing is chosen by it.
         dense: the dense float32 model that latency is compared with.
         bench: how latency is measured.
+        unit_masks: group -> bool per unit of the pristine model, True = kept, for packages that record them.
 
     Raises:
         GateError: a gate failed; there is no package.
@@ -88,14 +92,14 @@ def deliver(
         parity = run_gates(draft, extracted, artefact.reference, target, x, data.test.y)
         if not parity.passed:
             raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
-        share = integer_share(draft)
-        found["parity"] = {**parity_record(parity), "integer_mac_share": share.share, "stays_float": list(share.stays_float)}
-        found["bench"] = _bench(draft, dense, x[:1], bench)
+        found["parity"] = {**parity_record(parity), **_share_record(draft)}
+        found["bench"] = _bench(draft, dense, x[:1], target, bench)
         return {"parity.json": found["parity"], "bench.json": found["bench"]}
 
-    write_package(extracted, ranges, target, folder, example_input=x[:1], options=package_options(data), measure=measure)
+    options = dataclasses.replace(package_options(data), unit_masks=unit_masks or {})
+    manifest = write_package(extracted, ranges, target, folder, example_input=x[:1], options=options, measure=measure)
     latency = {key: value for key, value in found["bench"].items() if key.startswith("batch_")}
-    size = (folder / "model.onnx").stat().st_size
+    size = manifest["files"][manifest["model_file"]]["bytes"]
     return Delivery(parity=found["parity"], latency_ms=latency, model_bytes=size, warnings=tuple(found["bench"]["warnings"]))
 
 
@@ -112,8 +116,17 @@ def package_options(data: TaskData) -> PackageOptions:
     return PackageOptions(preprocessing=Preprocessing(mean=data.mean, std=data.std, scaling=scaling), labels=data.classes)
 
 
-def _bench(draft: Path, dense: nn.Module, example: torch.Tensor, bench: BenchSettings) -> dict[str, Any]:
+def _share_record(draft: Path) -> dict[str, Any]:
+    """The share of MACs in integer kernels, null where the runtime computes in floats by design."""
+    share = integer_share(draft)
+    if share is None:
+        return {"integer_mac_share": None, "stays_float": []}
+    return {"integer_mac_share": share.share, "stays_float": list(share.stays_float)}
+
+
+def _bench(draft: Path, dense: nn.Module, example: torch.Tensor, target: Target, bench: BenchSettings) -> dict[str, Any]:
+    runtime = load_runtime(target.runtime, target=target.name)
     with tempfile.TemporaryDirectory() as name:
-        baseline = Path(name) / "dense_fp32.onnx"
-        export_dense_fp32(dense, example, baseline)
-        return bench_onnxruntime(draft, dense_fp32=baseline, threads=bench.threads, batches=bench.batches, seconds=bench.seconds)
+        baseline = Path(name) / runtime.MODEL_FILE
+        runtime.export_dense_fp32(dense, example, baseline)
+        return bench_package(draft, dense_fp32=baseline, threads=bench.threads, batches=bench.batches, seconds=bench.seconds)

@@ -56,14 +56,17 @@ def load(package: str, name: str, *, error: type[TsnError] = RecipeError) -> Mod
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The word of `words` most like `word`, or "" when none is near.
+    """The word of `words` that begins with `word`, else the one most like it, or "" when none is near.
 
     >>> nearest("epoch", ["epochs", "momentum"])
     'epochs'
+    >>> nearest("cpu_onnx", ["cpu_openvino", "cpu_onnxruntime"])
+    'cpu_onnxruntime'
     >>> nearest("zzz", ["epochs", "momentum"])
     ''
     """
-    matches = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    words = list(words)
+    matches = [other for other in words if len(word) > 2 and other.startswith(word)] or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return matches[0] if matches else ""
 
 

@@ -47,12 +47,17 @@ class GateTolerances(_Frozen):
         sqnr_db: gate (b), signal to quantization noise of the logits. 20 dB is noise of a tenth of the logits' root mean square; a well calibrated
             8-bit CNN lies at 25 to 40, one activation scale that is wrong by a factor of 4 below 15.
         integer_share: least fraction of multiply-accumulates in integer kernels by the runtime's own profile.
+        float_error: gate (a) of a runtime that computes in floats: what an output step stands for there, as a fraction of the reference's largest
+            |output| on the recorded inputs. Two orders of adding n products differ by about sqrt(n) * 2^-24 of the sum of magnitudes (Higham and
+            Mary, SIAM J. Sci. Comput. 2019; n * 2^-24 at worst), 4e-6 for the 4,608 products of a 3x3 convolution of 512 channels; the limit is the
+            one that extraction's proof uses.
     """
 
     output_steps: float = Field(default=1.0, gt=0)
     top1_agreement: float = Field(default=0.95, ge=0, le=1)
     sqnr_db: float = 20.0
     integer_share: float = Field(default=0.9, ge=0, le=1)
+    float_error: float = Field(default=1e-5, gt=0, lt=1)
 
 
 class Rates(_Frozen):
@@ -95,7 +100,7 @@ class Target(_Frozen):
         minimum_version: of the runtime.
         install: shell line that installs what export and run need.
         opset, ir_version: largest ONNX opset and IR version the runtime reads; None for other formats.
-        operations: operation -> operand widths of its integer kernel; what is not named runs in float.
+        operations: operation -> operand widths of its integer kernel; what is not named runs in float, so a float runtime names none.
         channel_multiple: kept channels are rounded up to a multiple of this.
         max_code: largest |q| of a weight.
         sparsity_patterns: mask patterns that have kernels.
@@ -114,7 +119,7 @@ class Target(_Frozen):
     install: str = Field(min_length=1)
     opset: int | None = Field(default=None, ge=13)
     ir_version: int | None = Field(default=None, ge=7)
-    operations: dict[str, OperationSupport] = Field(min_length=1)
+    operations: dict[str, OperationSupport]
     channel_multiple: int = Field(default=1, ge=1)
     max_code: int = Field(default=MAX_CODE, ge=1, le=MAX_CODE)
     sparsity_patterns: tuple[str, ...] = Field(default=(), strict=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tsn_toolkit.bench.latency import _warnings, bench_onnxruntime
+from tsn_toolkit.bench.latency import _warnings, bench_package
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.onnxruntime import export_dense_fp32
 from tsn_toolkit.export.package import write_package
@@ -27,7 +27,7 @@ def package(tmp_path_factory):
 
 
 def test_quartiles_of_both_models(package):
-    result = bench_onnxruntime(package / "p", dense_fp32=package / "dense.onnx", batches=(1, 4), seconds=0.1, rounds=2)
+    result = bench_package(package / "p", dense_fp32=package / "dense.onnx", batches=(1, 4), seconds=0.1, rounds=2)
     assert result["threads"] == 1 and result["runtime"] == "onnxruntime"
     for batch in ("batch_1", "batch_4"):
         numbers = result[batch]
@@ -39,11 +39,11 @@ def test_quartiles_of_both_models(package):
 
 def test_slower_is_a_warning_with_a_reason():
     numbers = {"median": 4.0, "dense_fp32_median": 2.0, "speedup": 0.5}
-    (warning,) = _warnings(32, numbers, {})
+    (warning,) = _warnings(32, numbers, slow_kernels=False)
     assert warning == "batch 32: int8 takes 4 ms, dense fp32 2 ms; likely reason: small layers spend their time between kernels."
-    assert _warnings(1, {**numbers, "speedup": 1.2}, {}) == []
+    assert _warnings(1, {**numbers, "speedup": 1.2}, slow_kernels=True) == []
 
 
 def test_bad_settings(package):
     with pytest.raises(GateError, match=r"got 0, 4, \(1,\)"):
-        bench_onnxruntime(package / "p", threads=0, batches=(1,))
+        bench_package(package / "p", threads=0, batches=(1,))

@@ -1,5 +1,10 @@
 """Models with random integer weights for the export tests."""
 
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -86,6 +91,25 @@ def extracted_of(model: nn.Module, seed: int = 0, name: str = "task") -> Extract
                 if module.bias is not None:
                     module.bias.copy_(uniform(len(codes), -0.2, 0.2))
     return ExtractedModel(task=name, model=model.eval(), q=q, scale=scale, macs=1000, dense_macs=2000, proof_error=0.0)
+
+
+def with_smaller_codes(extracted: ExtractedModel, largest: int = 63) -> ExtractedModel:
+    """The same task with codes halved and clipped to +-largest; its model is changed in place."""
+    q = {path: np.clip(codes // 2, -largest, largest).astype(np.int8) for path, codes in extracted.q.items()}
+    with torch.no_grad():
+        for path, codes in q.items():
+            steps = torch.from_numpy(extracted.scale[path]).reshape(-1, *[1] * (codes.ndim - 1))
+            extracted.model.get_submodule(path).weight.copy_(steps * torch.from_numpy(codes.astype(np.float32)))
+    return dataclasses.replace(extracted, q=q)
+
+
+def readme_output(package: Path) -> str:
+    """What the code in a package's README prints, run in the package's folder by a fresh interpreter that cannot import the toolkit."""
+    code = (package / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    blocked = "import sys; sys.modules['tsn_toolkit'] = None\n"
+    done = subprocess.run([sys.executable, "-c", blocked + code], cwd=package, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def inputs(count: int, size: int = 8, seed: int = 1) -> torch.Tensor:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import tsn_toolkit.export.onnxruntime_arithmetic as arithmetic
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.artefact import require_modules
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.onnxruntime import export_onnxruntime
-from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.integer_interpreter import Codes, Sum
+from tsn_toolkit.export.onnxruntime import export as export_onnxruntime
+from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs, requantized_sum
 from tsn_toolkit.export.package import PackageOptions, Preprocessing, read_manifest, sha256_of, write_package
 from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
@@ -85,9 +85,9 @@ def test_runtime_adds_in_one_of_the_two_orders(tmp_path):
     for number in range(40):
         scales = np.random.default_rng(number).uniform(0.01, 0.1, 3).astype(np.float32)
         got = runtime_sum(tmp_path / "add.onnx", first.numpy(), second.numpy(), scales)
-        operands = [arithmetic._Codes(codes, torch.tensor(scale), False) for codes, scale in zip((first, second), scales[:2], strict=True)]
-        sums = {"first": arithmetic._Sum(*operands), "second": arithmetic._Sum(*reversed(operands))}
-        codes = {order: arithmetic._requantized_sum(pair, torch.tensor(scales[2]), 0.0).clamp(0, 255).numpy() for order, pair in sums.items()}
+        operands = [Codes(codes, torch.tensor(scale), False) for codes, scale in zip((first, second), scales[:2], strict=True)]
+        sums = {"first": Sum(*operands), "second": Sum(*reversed(operands))}
+        codes = {order: requantized_sum(pair, torch.tensor(scales[2]), 0.0).clamp(0, 255).numpy() for order, pair in sums.items()}
         ties += int((codes["first"] != codes["second"]).sum())
         for order, expected in codes.items():
             wrong[order] += int((got != expected).sum())
@@ -170,7 +170,7 @@ def test_measurements_are_hashed(task, ranges, tmp_path):
 def test_refusals(package, task, ranges, tmp_path):
     with pytest.raises(ExportError, match="exists already"):
         write_package(task, ranges, TARGET, package, example_input=models.inputs(1))
-    with pytest.raises(TargetError, match="'abacus' has no exporter; known: onnxruntime"):
+    with pytest.raises(TargetError, match="'abacus' has no exporter; known: .*onnxruntime"):
         write_package(task, ranges, TARGET.model_copy(update={"runtime": "abacus"}), tmp_path / "a", example_input=models.inputs(1))
     with pytest.raises(ExportError, match="magnitude 127; target `cpu_onnxruntime` allows at most 63"):
         export_onnxruntime(task, ranges, TARGET.model_copy(update={"max_code": 63}), tmp_path, example_input=models.inputs(1))

@@ -15,10 +15,10 @@ import numpy as np
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.child import latencies_ms
 from tsn_toolkit.export.package import read_manifest
-from tsn_toolkit.export.processor import session_entries
+from tsn_toolkit.export.runtime import load_runtime
 
 
-def bench_onnxruntime(
+def bench_package(
     package: Path,
     *,
     dense_fp32: Path | None = None,
@@ -31,7 +31,7 @@ def bench_onnxruntime(
 
     Args:
         package: a package folder.
-        dense_fp32: ONNX file of the dense model (see `export_dense_fp32`), None to leave it out.
+        dense_fp32: the dense model in the runtime's own format (its `export_dense_fp32`), None to leave it out.
         threads: intra-op threads of every process.
         batches: batch sizes.
         seconds: measuring time per model and batch size, split over the rounds.
@@ -48,10 +48,12 @@ def bench_onnxruntime(
         raise GateError(f"A benchmark needs threads, rounds, batches >= 1 and seconds > 0, got {threads}, {rounds}, {tuple(batches)}, {seconds}.")
     manifest = read_manifest(package)
     target = manifest["target"]
-    entries = session_entries(target["session_options_without_vnni"])
+    runtime = load_runtime(target["runtime"], target=target["name"])
+    entries, plain = runtime.session_options(target["session_options_without_vnni"]), runtime.session_options({})
     models: dict[str, tuple[Path, dict[str, str]]] = {"": (package / manifest["model_file"], entries)}
     if dense_fp32 is not None:
-        models["dense_fp32_"] = (dense_fp32, {})
+        models["dense_fp32_"] = (dense_fp32, plain)
+    kind = "float32" if manifest["arithmetic"] == "float" else "int8"
     result: dict[str, Any] = {"threads": threads, "runtime": target["runtime"], "machine": platform.machine(), "warnings": []}
     generator = np.random.Generator(np.random.PCG64(0))
     for batch in batches:
@@ -64,7 +66,7 @@ def bench_onnxruntime(
                     model, x, runtime=target["runtime"], options=options, threads=threads, seconds=share, warmup_seconds=share / 4
                 )
         result[f"batch_{batch}"] = _summary(times)
-        result["warnings"] += _warnings(batch, result[f"batch_{batch}"], entries)
+        result["warnings"] += _warnings(batch, result[f"batch_{batch}"], slow_kernels=entries != plain, kind=kind)
     return result
 
 
@@ -78,10 +80,10 @@ def _summary(times: dict[str, list[float]]) -> dict[str, float | int]:
     return numbers
 
 
-def _warnings(batch: int, numbers: dict[str, float | int], entries: dict[str, str]) -> list[str]:
+def _warnings(batch: int, numbers: dict[str, float | int], *, slow_kernels: bool, kind: str = "int8") -> list[str]:
     if numbers.get("speedup", 1.0) >= 1.0:
         return []
     reason = "small layers spend their time between kernels"
-    if entries:
+    if slow_kernels:
         reason = "this processor has no VNNI instructions, and the exact int8 kernels it needs are slow"
-    return [f"batch {batch}: int8 takes {numbers['median']:.3g} ms, dense fp32 {numbers['dense_fp32_median']:.3g} ms; likely reason: {reason}."]
+    return [f"batch {batch}: {kind} takes {numbers['median']:.3g} ms, dense fp32 {numbers['dense_fp32_median']:.3g} ms; likely reason: {reason}."]

@@ -1,4 +1,5 @@
 """From a small model with its integers to files that a runtime loads.
 
-One exporter file per runtime (`onnxruntime.py`) and one runner, `run_<runtime>.py`, that executes its files in a process of its own.
+One module per runtime (`onnxruntime.py`, `openvino.py`, `torch.py`) with the members that `runtime.py` lists, and one runner, `run_<runtime>.py`,
+that executes its files in a process of its own.
 """

@@ -1,14 +1,18 @@
-"""What an exporter hands to the package: files, the integer reference, and what the manifest says about them."""
+"""What an exporter hands to the package: files, the reference, and what the manifest says about them."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from tsn_toolkit.errors import TargetError
-from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.target import Target
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,26 @@ class Artefact:
 
     Attributes:
         model_file: file name of the model inside the folder it was exported to.
-        reference: the integer reference of the artefact's arithmetic.
+        reference: what the runtime's `admissible_outputs` computes the artefact's arithmetic from.
         input_name, output_name: of the model's graph.
         bytes_by_part: part -> bytes inside the model file; they add up to the file.
         versions: package -> version of everything that shaped the file.
+        output_step: step of the output quantizer, None when the output is not quantized.
+        quantization: `graph`, `layerwise` (see `quantizers.brevitas_graph`) or `none`.
+        notes: one sentence per thing the user should know.
+        channels: further entries of the manifest: which channels of a layer differ from the store's integers, and how.
     """
 
     model_file: str
-    reference: IntegerModel
+    reference: nn.Module
     input_name: str
     output_name: str
     bytes_by_part: Mapping[str, int]
     versions: Mapping[str, str]
+    output_step: float | None = None
+    quantization: str = "none"
+    notes: tuple[str, ...] = ()
+    channels: Mapping[str, Any] = field(default_factory=dict)
 
 
 def require_modules(modules: Sequence[str], *, target: str, install: str) -> None:
@@ -40,6 +52,21 @@ def require_modules(modules: Sequence[str], *, target: str, install: str) -> Non
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise TargetError(f"Target `{target}` needs {', '.join(missing)}, which is not installed. Install it: {install}")
+
+
+def check_version(package: str, target: Target) -> None:
+    """Check that an installed package is as new as the target asks for.
+
+    Raises:
+        TargetError: it is older; the message holds the line that installs it.
+    """
+    installed = importlib.metadata.version(package)
+    if _version(installed) < _version(target.minimum_version):
+        raise TargetError(f"Target `{target.name}` needs {package} >= {target.minimum_version}, found {installed}. Install it: {target.install}")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+")[0].split(".") if part.isdigit())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

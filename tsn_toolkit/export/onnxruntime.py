@@ -1,238 +1,153 @@
-"""INT8 QDQ ONNX for ONNX Runtime, with the store's integers as weights.
-
-Brevitas exports QCDQ: QuantizeLinear - Clip - DequantizeLinear. The rewrites of `export.qdq_graph` turn that, without changing one number, into the
-form that ONNX Runtime fuses to QLinearConv, QLinearAdd and QGemm.
-"""
+"""ONNX Runtime on the CPU: int8 QDQ ONNX, its arithmetic on integers, its profile. See `export.runtime` for what each function is for."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import io
-import tempfile
-import warnings
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
-from tsn_toolkit.errors import ExportError, TargetError
-from tsn_toolkit.export.artefact import Artefact, require_modules, write_atomically
-from tsn_toolkit.export.qdq_graph import (
-    fold_constant_clips_,
-    move_dequantize_below_reshape_,
-    shift_signed_activations_,
-    unshare_parameters_,
-)
-from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
+from tsn_toolkit.errors import GateError
+from tsn_toolkit.export import integer_onnx
+from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.child import profile
+from tsn_toolkit.export.integer_share import IntegerShare, layer_of
+from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
+from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
+from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 
-MODEL_FILE = "model.onnx"
-INPUT_NAME = "input"
-OUTPUT_NAME = "logits"
-_WEIGHT_OPERATIONS = ("Conv", "Gemm", "MatMul")
+MODEL_FILE = integer_onnx.MODEL_FILE
+check_weights = integer_onnx.check_weights
+export_dense_fp32 = integer_onnx.export_dense_fp32
+
+_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+_FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
+_SUPPORTING = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
+
+_README_CODE = """\
+import pathlib
+
+import numpy as np
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+{entries}session = onnxruntime.InferenceSession("{model_file}", options, providers=["CPUExecutionProvider"])
+
+golden = np.load("{golden_file}")
+logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.float32)}})[0]
+"""
 
 
-def export_onnxruntime(
-    extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], target: Target, out_dir: Path, *, example_input: torch.Tensor
+def export(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Artefact:
-    """Write `model.onnx` into `out_dir`.
-
-    Args:
-        extracted: one task's small model with its integers.
-        ranges: activation ranges of that model (see `calibrate_ranges`).
-        target: its opset, IR version and `max_code` hold.
-        out_dir: an existing folder.
-        example_input: float32 (batch, ...); only its shape without the batch matters.
+    """Write `model.onnx`; `unit_masks` are not recorded here. Arguments and errors as `write_integer_onnx`.
 
     Raises:
         TargetError: a package is missing or too old.
-        ExportError: the model has no integer form, a code is beyond the target's `max_code`, or the file's weights are not the store's integers.
     """
-    require_modules(("onnx", "onnxruntime", "onnxoptimizer", "brevitas"), target=target.name, install=target.install)
-    _check_target(extracted, target)
-    example = example_input[:1].detach().to(torch.float32)
-    reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
-    proto = _to_onnx(reference, example, target)
-    fold_constant_clips_(proto)
-    move_dequantize_below_reshape_(proto)
-    unshare_parameters_(proto)
-    shift_signed_activations_(proto)
-    _name_weights_(proto, reference, _execution_order(reference, example))
-    import onnx
-
-    if target.ir_version is not None:
-        proto.ir_version = min(proto.ir_version, target.ir_version)
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString(deterministic=True)
-    write_atomically(out_dir / MODEL_FILE, content)
-    check_weights(out_dir / MODEL_FILE, extracted, reference)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "brevitas", "onnx", "onnxoptimizer")}
-    return Artefact(MODEL_FILE, reference, INPUT_NAME, OUTPUT_NAME, _bytes_by_part(proto, len(content)), versions)
+    require_modules((*integer_onnx.WRITERS, "onnxruntime"), target=target.name, install=target.install)
+    check_version("onnxruntime", target)
+    return integer_onnx.write_integer_onnx(extracted, ranges, target, out_dir, example_input=example_input)
 
 
-def export_dense_fp32(model: nn.Module, example: torch.Tensor, path: Path, *, opset: int = 17) -> None:
-    """Write the float32 ONNX of a module, the baseline of sizes and latencies.
+def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
+    """Outputs for each order in which a processor may add, with the kind of the arithmetic."""
+    assert isinstance(reference, IntegerModel)
+    for order in ORDERS:
+        outputs, kind = reference_outputs(reference, x, order=order)
+        yield outputs.numpy(), kind
+
+
+def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:
+    """The target's entries where this processor needs them."""
+    return session_entries(without_vnni)
+
+
+def integer_share(model: Path, manifest: Mapping[str, Any]) -> IntegerShare:
+    """Share of the multiply-accumulates of one example in integer kernels, by ONNX Runtime's profiler in another process."""
+    x = np.zeros([1, *manifest["inputs"][0]["shape"][1:]], np.float32)
+    options = session_options(manifest["target"]["session_options_without_vnni"])
+    return share_of(profile(model, x, runtime="onnxruntime", options=options), {layer["name"]: layer["weight_shape"] for layer in manifest["layers"]})
+
+
+def share_of(events: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]]) -> IntegerShare:
+    """The share from the profiler's node events.
 
     Args:
-        model: plain module; traced in eval mode on a copy of its mode.
-        example: float32 (batch, ...).
-        path: file to write.
-        opset: ONNX opset.
+        events: one per executed node, names as in the model file: a layer's node is named after the layer.
+        weight_shapes: layer -> shape of its weight, (out, in / groups, ...).
 
     Raises:
-        TargetError: onnx is missing.
+        GateError: a weight operation of the profile belongs to no layer, so that its MACs are unknown.
     """
-    require_modules(("onnx",), target="dense fp32", install="pip install onnx onnxruntime")
-    training = model.training
-    buffer = io.BytesIO()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(model.eval(), (example[:1],), buffer, **_export_settings(opset))
-    finally:
-        model.train(training)
-    write_atomically(path, buffer.getvalue())
+    operations: Counter[str] = Counter()
+    integer = total = 0
+    stays_float = []
+    for event in events:
+        operation, name = event["args"]["op_name"], event["name"].removesuffix("_kernel_time")
+        operations[operation] += 1
+        if operation in _INTEGER or operation in _FLOAT:
+            layer = layer_of(name, weight_shapes)
+            macs = math.prod(_single_shape(event["args"]["output_type_shape"])) * math.prod(weight_shapes[layer][1:])
+            total += macs
+            integer += macs if operation in _INTEGER else 0
+        if operation not in _INTEGER and operation not in _SUPPORTING and not operation.startswith("QLinear") and _reads_float(event):
+            stays_float.append(f"{operation} {name}")
+    if total == 0:
+        raise GateError("The runtime's profile holds no convolution or matrix product, so no share of integer kernels can be stated.")
+    return IntegerShare(integer / total, integer, total, dict(sorted(operations.items())), tuple(stays_float))
 
 
-def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel) -> None:
-    """Compare the INT8 weights of a file on disk with the store's integers.
-
-    Raises:
-        ExportError: a weight is missing or, outside the listed negated and requantized channels, differs from the store's q.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
-    for layer, codes in extracted.q.items():
-        found = arrays.get(f"{layer}.weight")
-        if found is None or found.dtype != np.int8 or found.shape != codes.shape:
-            raise ExportError(f"`{path.name}` holds no INT8 weight of shape {codes.shape} for layer `{layer}`.")
-        expected = codes.copy()
-        negated = list(reference.negated[layer])
-        expected[negated] = -expected[negated]
-        rows = np.flatnonzero((found != expected).reshape(len(codes), -1).any(axis=1))
-        wrong = sorted(set(rows.tolist()) - set(reference.requantized[layer]))
-        if wrong:
-            raise ExportError(f"`{path.name}`: weights of layer `{layer}`, channels {wrong[:8]}, are not the store's integers.")
+def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:
+    """Python that computes `logits` of the recorded inputs with numpy and onnxruntime alone."""
+    return _README_CODE.format(
+        entries=_entries(manifest["target"]["session_options_without_vnni"]),
+        model_file=manifest["model_file"],
+        golden_file=golden_file,
+        input_name=manifest["inputs"][0]["name"],
+        output_name=manifest["outputs"][0]["name"],
+    )
 
 
-def _check_target(extracted: ExtractedModel, target: Target) -> None:
-    installed = importlib.metadata.version("onnxruntime")
-    if _version(installed) < _version(target.minimum_version):
-        raise TargetError(f"Target `{target.name}` needs onnxruntime >= {target.minimum_version}, found {installed}. Install it: {target.install}")
-    if target.opset is None:
-        raise TargetError(f"Target `{target.name}` uses ONNX Runtime and must set `opset`.")
-    for layer, codes in extracted.q.items():
-        largest = int(np.abs(codes.astype(np.int16)).max(initial=0))
-        if largest > target.max_code:
-            raise ExportError(
-                f"Layer `{layer}` holds a code of magnitude {largest}; target `{target.name}` allows at most {target.max_code}. "
-                "Learn the task with that `max_code`, or export for another target."
-            )
+def readme_note(manifest: Mapping[str, Any]) -> str:
+    """Why the session entry must stay, or ""."""
+    if not manifest["target"]["session_options_without_vnni"]:
+        return ""
+    return "Keep the session entry in your own code: on x86 without VNNI answers are wrong without it, elsewhere it costs time."
 
 
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("+")[0].split(".") if part.isdigit())
+def _entries(without_vnni: Mapping[str, str]) -> str:
+    """Code that sets the session entries where the processor needs them."""
+    if not without_vnni:
+        return ""
+    lines = [
+        'cpuinfo = pathlib.Path("/proc/cpuinfo")',
+        "flags = cpuinfo.read_text().split() if cpuinfo.exists() else []",
+        f"if not any(flag in flags for flag in {INT8_DOT_FLAGS!r}):",
+        *(f'    options.add_session_config_entry("{entry}", "{value}")' for entry, value in sorted(without_vnni.items())),
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _export_settings(opset: int) -> dict[str, Any]:
-    return {
-        "dynamo": False,
-        "keep_initializers_as_inputs": False,
-        "opset_version": opset,
-        "input_names": [INPUT_NAME],
-        "output_names": [OUTPUT_NAME],
-        "dynamic_axes": {INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}},
-    }
+def _single_shape(types: list[dict[str, list[int]]]) -> list[int]:
+    return next(iter(types[0].values()))
 
 
-def _to_onnx(reference: IntegerModel, example: torch.Tensor, target: Target) -> Any:
-    import onnx
-    from brevitas.export import export_onnx_qcdq
-
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with tempfile.TemporaryDirectory() as folder:  # Brevitas returns the model only through a file
-                path = Path(folder) / MODEL_FILE
-                export_onnx_qcdq(reference.module, args=example, export_path=str(path), **_export_settings(target.opset or 17))
-                return onnx.load(str(path))
-    except Exception as error:  # torch, Brevitas and onnx each raise their own kinds
-        raise ExportError(f"The integer model cannot be written as ONNX: {type(error).__name__}: {error}") from error
-
-
-def _execution_order(reference: IntegerModel, example: torch.Tensor) -> list[str]:
-    """Names of the integer layers, one entry per call, in the order of calls."""
-    order: list[str] = []
-    modules = {name: reference.module.get_submodule(name) for name in reference.codes}
-    handles = [module.register_forward_pre_hook(lambda _, __, name=name: order.append(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            reference(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order
-
-
-def _name_weights_(proto: Any, reference: IntegerModel, order: list[str]) -> None:
-    """Give each INT8 weight the name `<layer>.weight`, found by the order of execution."""
-    from onnx import numpy_helper
-
-    producers = {output: node for node in proto.graph.node for output in node.output}
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes = [node for node in proto.graph.node if node.op_type in _WEIGHT_OPERATIONS and _integer_source(node.input[1], producers, weights)]
-    if len(nodes) != len(order):
-        raise ExportError(f"The ONNX graph has {len(nodes)} operations with integer weights, the model calls {len(order)} layers: {order}.")
-    names: dict[str, str] = {}
-    for layer, node in zip(order, nodes, strict=True):
-        node.name = f"{layer}::weight"  # the runtime's profile repeats it
-        source = _integer_source(node.input[1], producers, weights)
-        array = numpy_helper.to_array(weights[source])
-        codes = reference.codes[layer]
-        if not np.array_equal(array, codes):
-            raise ExportError(f"Weight `{source}` of the ONNX graph is not the integer weight of layer `{layer}`.")
-        if source in names and names[source] != layer:  # two layers with equal codes share one constant
-            weights[f"{layer}.weight"] = numpy_helper.from_array(array, f"{layer}.weight")
-            proto.graph.initializer.append(weights[f"{layer}.weight"])
-            _dequantizer(node.input[1], producers).input[0] = f"{layer}.weight"
-        names.setdefault(source, layer)
-    for tensor in proto.graph.initializer:
-        if tensor.name in names:
-            tensor.name = f"{names[tensor.name]}.weight"
-    for node in proto.graph.node:
-        for position, name in enumerate(node.input):
-            if name in names:
-                node.input[position] = f"{names[name]}.weight"
-
-
-def _dequantizer(name: str, producers: Mapping[str, Any]) -> Any:
-    """The DequantizeLinear node that `name` comes from, through transposes; None if another operation makes it."""
-    node = producers.get(name)
-    while node is not None and node.op_type == "Transpose":
-        node = producers.get(node.input[0])
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
-
-
-def _integer_source(name: str, producers: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
-    """Name of the INT8 initializer behind a weight input, or ""."""
-    node = _dequantizer(name, producers)
-    return node.input[0] if node is not None and node.input[0] in weights else ""
-
-
-def _bytes_by_part(proto: Any, total: int) -> dict[str, int]:
-    """Bytes of the file: int8 weights, int32 biases, float scales and constants, and the rest (graph, names)."""
-    from onnx import numpy_helper
-
-    parts = {"weights": 0, "biases": 0, "constants": 0}
-    for tensor in proto.graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        part = "weights" if array.dtype == np.int8 and array.ndim > 1 else "biases" if array.dtype == np.int32 else "constants"
-        parts[part] += array.nbytes
-    parts["graph"] = total - sum(parts.values())
-    return parts
+def _reads_float(event: dict[str, Any]) -> bool:
+    inputs = event["args"]["input_type_shape"]
+    return bool(inputs) and "float" in inputs[0]

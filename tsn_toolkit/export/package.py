@@ -1,8 +1,8 @@
 """The folder a user deploys: model, manifest, recorded inputs, README, and what was measured.
 
-    model.onnx      the artefact
+    model.onnx      the artefact, or model.pt2 and the files beside it: what the runtime reads
     manifest.json   what the folder holds, with a sha256 for every other file; canonical JSON without time, host or path
-    golden.npz      `x`: seeded synthetic inputs, `y`: outputs of the integer reference, once for each order in which a processor may add
+    golden.npz      `x`: seeded synthetic inputs, `y`: outputs of the reference, once for each arithmetic that a processor may choose
     README.md       code that loads and runs the model with numpy and the runtime alone
     parity.json     what the gates measured
     bench.json      what the benchmark measured
@@ -24,21 +24,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
-from tsn_toolkit.errors import ExportError, GateError, TargetError
+from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.artefact import Artefact, write_atomically
-from tsn_toolkit.export.onnxruntime import export_onnxruntime
-from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
 from tsn_toolkit.export.readme import readme_text
+from tsn_toolkit.export.runtime import Runtime, load_runtime
 from tsn_toolkit.target import Target
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 MAX_GOLDEN_SAMPLES = 32
-
-_EXPORTERS: dict[str, Callable[..., Artefact]] = {"onnxruntime": export_onnxruntime}
 
 Measure = Callable[[Path, Artefact], Mapping[str, Mapping[str, Any]]]
 
@@ -66,12 +64,14 @@ class PackageOptions:
         labels: name or class index of each output.
         golden_samples: number of recorded inputs, 1 to 32.
         golden_seed: of the recorded inputs.
+        unit_masks: group -> bool per unit of the pristine model, True = kept; recorded by runtimes whose package has a place for it.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[int | str, ...] = ()
     golden_samples: int = 16
     golden_seed: int = 0
+    unit_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def write_package(
@@ -105,20 +105,18 @@ def write_package(
     """
     if folder.exists():
         raise ExportError(f"Package folder `{folder}` exists already. Remove it or export to another folder.")
-    exporter = _EXPORTERS.get(target.runtime)
-    if exporter is None:
-        raise TargetError(f"Target `{target.name}`: runtime {target.runtime!r} has no exporter; known: {', '.join(sorted(_EXPORTERS))}.")
+    runtime = load_runtime(target.runtime, target=target.name)
     if not 1 <= options.golden_samples <= MAX_GOLDEN_SAMPLES:
         raise ExportError(f"`golden_samples` must be in 1..{MAX_GOLDEN_SAMPLES}, got {options.golden_samples}.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         draft.chmod(0o755)
-        artefact = exporter(extracted, ranges, target, draft, example_input=example_input)
+        artefact = runtime.export(extracted, ranges, target, draft, example_input=example_input, unit_masks=options.unit_masks)
         shape = tuple(example_input.shape[1:])
-        outputs, kind = _write_golden(draft, artefact, shape, options)
+        outputs, kind = _write_golden(draft, runtime, artefact, shape, options)
         manifest = _manifest(extracted, target, artefact, shape, outputs, kind, options)
-        write_atomically(draft / "README.md", readme_text(manifest).encode())
+        write_atomically(draft / "README.md", readme_text(manifest, runtime, GOLDEN_FILE).encode())
         _write_manifest(draft, manifest)
         if measure is not None:
             manifest = add_measurements(draft, measure(draft, artefact))
@@ -181,36 +179,42 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_atomically(folder / MANIFEST_FILE, canonical_json({**manifest, "files": files}))
 
 
-def _write_golden(folder: Path, artefact: Artefact, shape: tuple[int, ...], options: PackageOptions) -> tuple[np.ndarray, str]:
+def _write_golden(
+    folder: Path, runtime: Runtime, artefact: Artefact, shape: tuple[int, ...], options: PackageOptions
+) -> tuple[NDArray[np.float32], str]:
     """Record seeded standard normal inputs, in float16 which holds them exactly as they are used, and the reference's outputs."""
     generator = np.random.Generator(np.random.PCG64(options.golden_seed))
     x = generator.standard_normal((options.golden_samples, *shape)).astype(np.float16)
-    inputs = torch.from_numpy(x.astype(np.float32))
-    (first, kind), (second, _) = (reference_outputs(artefact.reference, inputs, order=order) for order in ORDERS)
-    recorded = [first] if torch.equal(first, second) else [first, second]
-    np.savez_compressed(folder / GOLDEN_FILE, x=x, y=torch.stack(recorded).numpy())
-    return first.numpy(), kind
+    recorded: list[NDArray[np.float32]] = []
+    admissible = list(runtime.admissible_outputs(artefact.reference, torch.from_numpy(x.astype(np.float32))))
+    for outputs, _ in admissible:
+        if not any(np.array_equal(outputs, earlier) for earlier in recorded):
+            recorded.append(outputs)
+    np.savez_compressed(folder / GOLDEN_FILE, x=x, y=np.stack(recorded))
+    return admissible[0]
 
 
 def _manifest(
-    extracted: ExtractedModel, target: Target, artefact: Artefact, shape: tuple[int, ...], outputs: np.ndarray, kind: str, options: PackageOptions
+    extracted: ExtractedModel,
+    target: Target,
+    artefact: Artefact,
+    shape: tuple[int, ...],
+    outputs: NDArray[np.float32],
+    kind: str,
+    options: PackageOptions,
 ) -> dict[str, Any]:
-    reference = artefact.reference
-    step = reference.output_step if reference.output_step is not None else float(np.abs(outputs).max()) / 127
-    channels = {name: list(rows) for name, rows in reference.negated.items() if rows}
     return {
         "schema_version": SCHEMA_VERSION,
         "task": extracted.task,
         "target": target.model_dump(mode="json"),
         "model_file": artefact.model_file,
         "arithmetic": kind,
-        "quantization": reference.mode,
-        "notes": list(reference.notes),
-        "negated_channels": channels,
-        "requantized_channels": {name: list(rows) for name, rows in reference.requantized.items() if rows},
+        "quantization": artefact.quantization,
+        "notes": list(artefact.notes),
+        **artefact.channels,
         "inputs": [{"name": artefact.input_name, "dtype": "float32", "shape": ["batch", *shape]}],
         "outputs": [{"name": artefact.output_name, "dtype": "float32", "shape": ["batch", *outputs.shape[1:]]}],
-        "output_step": step,
+        "output_step": _output_step(artefact, target, outputs, kind),
         "preprocessing": {
             "scaling": options.preprocessing.scaling,
             "mean": list(options.preprocessing.mean),
@@ -223,3 +227,11 @@ def _manifest(
         "dense_macs": extracted.dense_macs,
         "versions": dict(artefact.versions),
     }
+
+
+def _output_step(artefact: Artefact, target: Target, outputs: NDArray[np.float32], kind: str) -> float:
+    """What gate (a) counts in: the output quantizer's step, or what stands in for it where there is no such quantizer."""
+    if artefact.output_step is not None:
+        return artefact.output_step
+    largest = float(np.abs(outputs).max())
+    return largest * target.gates.float_error if kind == "float" else largest / 127

@@ -5,50 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tsn_toolkit.export.processor import INT8_DOT_FLAGS
+from tsn_toolkit.export.runtime import Runtime
 
-_TEMPLATE = '''# {task} for {target}
+_TEMPLATE = """# {task} for {target}
 
-One task as an INT8 model ({model_bytes_note}). It needs numpy and {runtime} >= {minimum_version}.
+One task as {kind} model ({model_bytes_note}). It needs numpy and {runtime} >= {minimum_version}.
 
 Input `{input_name}`: float32 {input_shape}, {preprocessing}. Output `{output_name}`: float32 {output_shape}{labels}.
 
 Run this in the package's folder:
 
 ```python
-import pathlib
-
-import numpy as np
-import onnxruntime
-
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-{entries}session = onnxruntime.InferenceSession("{model_file}", options, providers=["CPUExecutionProvider"])
-
-golden = np.load("{golden_file}")
-logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.float32)}})[0]
-steps = min(np.abs(logits - recorded).max() for recorded in golden["y"]) / {output_step!r}  # one per order in which processors add
+{code}steps = min(np.abs(logits - recorded).max() for recorded in golden["y"]) / {output_step!r}  # one per order in which processors add
 print("classes:", logits.argmax(axis=1))
 print(f"largest difference to the recorded outputs: {{steps:.3f}} output steps")
 ```
-{why}
+{note}
 `manifest.json` holds sha256 sums of all files, `parity.json` and `bench.json` what was measured before the package was written.
-'''
+"""
 
 
-def readme_text(manifest: Mapping[str, Any]) -> str:
+def readme_text(manifest: Mapping[str, Any], runtime: Runtime, golden_file: str) -> str:
     """Markdown text of a package's README.
 
     Args:
         manifest: of the package.
+        runtime: what the package runs in.
+        golden_file: name of the file with the recorded inputs and outputs.
     """
     target = manifest["target"]
-    entries = target["session_options_without_vnni"]
     given, wanted = manifest["inputs"][0], manifest["outputs"][0]
-    why = "\nKeep the session entry in your own code: on x86 without VNNI answers are wrong without it, elsewhere it costs time.\n" if entries else ""
+    note = runtime.readme_note(manifest)
     return _TEMPLATE.format(
         task=manifest["task"],
         target=target["name"],
+        kind="a float32" if manifest["arithmetic"] == "float" else "an INT8",
         runtime=target["runtime"],
         minimum_version=target["minimum_version"],
         model_bytes_note=f"{manifest['macs']:,} multiply-accumulates per example",
@@ -58,25 +49,10 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
         output_name=wanted["name"],
         output_shape=_shape(wanted["shape"]),
         labels=", labels " + ", ".join(str(label) for label in manifest["labels"]) if manifest["labels"] else "",
-        entries=_entries(entries),
-        model_file=manifest["model_file"],
-        golden_file="golden.npz",
+        code=runtime.readme_code(manifest, golden_file),
         output_step=manifest["output_step"],
-        why=why,
+        note=f"\n{note}\n" if note else "",
     )
-
-
-def _entries(without_vnni: Mapping[str, str]) -> str:
-    """Code that sets the session entries where the processor needs them."""
-    if not without_vnni:
-        return ""
-    lines = [
-        'cpuinfo = pathlib.Path("/proc/cpuinfo")',
-        "flags = cpuinfo.read_text().split() if cpuinfo.exists() else []",
-        f"if not any(flag in flags for flag in {INT8_DOT_FLAGS!r}):",
-        *(f'    options.add_session_config_entry("{entry}", "{value}")' for entry, value in sorted(without_vnni.items())),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _shape(shape: list[Any]) -> str:

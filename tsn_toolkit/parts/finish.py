@@ -15,7 +15,7 @@ from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import layer_integers, scatter_head, scatter_layer, scatter_vector
 from tsn_toolkit.parts.subnet_weight import detach_, wrapped
 from tsn_toolkit.parts.trunk import code_head, collect_biases, collect_norms
-from tsn_toolkit.vocabulary import VectorPrecision
+from tsn_toolkit.vocabulary import MAX_CODE, VectorPrecision
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def to_integers_(
     shared: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
     head_bits: int = 8,
+    max_code: int = MAX_CODE,
     precision: VectorPrecision = "half",
 ) -> SmallIntegers:
     """Ends the wrapping, in place: the module's weights become exactly scale * q, the head's too.
@@ -49,6 +50,7 @@ def to_integers_(
         graph: of the pristine module, for the head's name.
         shared: layer name -> (q, scale) of layers that are the parent's as they are.
         head_bits: bits per code of the head, 2..8.
+        max_code: largest |code| of the head, where that is less than the bits allow.
         precision: of the head's scales and biases.
     """
     owned, q, scale = {}, {}, {}
@@ -61,7 +63,7 @@ def to_integers_(
         q[name], scale[name] = values, factor
     for name in q:
         write_weight_(model.get_submodule(name), q[name], scale[name])
-    head = code_head(model, graph.head, bit_width=head_bits, precision=precision)
+    head = code_head(model, graph.head, bit_width=head_bits, max_code=max_code, precision=precision)
     module = model.get_submodule(graph.head)
     write_weight_(module, head.codes, head.scale)
     if module.bias is not None:

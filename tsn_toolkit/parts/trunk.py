@@ -14,7 +14,7 @@ from tsn_toolkit.filling import NORM_TYPES, read_norm
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.vocabulary import WORD_BITS, SlotState, VectorPrecision
+from tsn_toolkit.vocabulary import MAX_CODE, WORD_BITS, SlotState, VectorPrecision
 
 CLIPS = np.linspace(0.2, 1.0, 81)
 """Fractions of a row's largest weight that are tried as the largest value of its codes."""
@@ -70,7 +70,7 @@ def checkpoint_trunk(
         layers=layers,
         norms=norms,
         biases=collect_biases(model, graph.head),
-        head=code_head(model, graph.head),
+        head=code_head(model, graph.head, max_code=max_code),
         word_bits=word_bits,
     )
 
@@ -115,19 +115,22 @@ def least_error_scale(weight: NDArray[np.float32], max_code: int) -> NDArray[np.
     return best.astype(np.float32)
 
 
-def code_head(model: nn.Module, head: str, *, bit_width: int = 8, precision: VectorPrecision = "half") -> HeadState:
+def code_head(
+    model: nn.Module, head: str, *, bit_width: int = 8, max_code: int = MAX_CODE, precision: VectorPrecision = "half"
+) -> HeadState:
     """The classifier in integers, one scale per class.
 
     Args:
         model: with a Linear layer, or a convolution of kernel size 1, at path `head`.
         head: module path.
         bit_width: bits per code, 2..8; codes are symmetric around 0.
+        max_code: largest |code|, where that is less than the bits allow.
         precision: of scales and biases.
     """
     module = model.get_submodule(head)
     weight = module.weight.detach().float().cpu().numpy()
     weight = weight.reshape(weight.shape[0], -1)
-    max_code = (1 << (bit_width - 1)) - 1
+    max_code = min((1 << (bit_width - 1)) - 1, max_code)
     scale = round_vector(least_error_scale(weight, max_code), precision)
     codes = np.clip(np.rint(weight.astype(np.float64) / scale[:, None]), -max_code, max_code).astype(np.int8)
     bias = np.zeros(len(weight), np.float32) if module.bias is None else round_vector(module.bias.detach().float().cpu().numpy(), precision)

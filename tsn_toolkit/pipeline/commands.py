@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tsn_toolkit.bench.latency import bench_onnxruntime
+from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.delivery import deliver
@@ -127,7 +127,7 @@ def unpack_to_folder(file: Path, folder: Path) -> dict[str, Any]:
 
 def bench_path(package: Path) -> dict[str, Any]:
     """Times a package in its own runtime."""
-    return bench_onnxruntime(package)
+    return bench_package(package)
 
 
 def plan_text(recipe: Recipe, say: Callable[[str], None]) -> str:

@@ -68,4 +68,5 @@ def _deliver_anew(
     """A package of this run; one that a killed run left before its record was written is made again."""
     if place.exists():
         shutil.rmtree(place)
-    return deliver(extracted, store.weights(data.name).ranges, target, place, data=data, dense=dense, bench=bench_settings(recipe))
+    weights, bench = store.weights(data.name), bench_settings(recipe)
+    return deliver(extracted, weights.ranges, target, place, data=data, dense=dense, bench=bench, unit_masks=weights.unit_masks)

@@ -96,7 +96,7 @@ DENSE_MEANS = {
 
 def versions() -> dict[str, str]:
     """Versions of everything that shapes a number."""
-    packages = ("torch", "torch-pruning", "brevitas", "numpy", "constriction", "onnx", "onnxruntime")
+    packages = ("torch", "torch-pruning", "brevitas", "numpy", "constriction", "onnx", "onnxruntime", "openvino")
     found = {"tsn-toolkit": __version__, "python": platform.python_version(), "machine": platform.machine()}
     for package in packages:
         try:

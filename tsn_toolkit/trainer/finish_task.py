@@ -51,7 +51,7 @@ def finish_task(
             assert scale is not None, "a shared layer has an owner"
             shared[name] = (q.numpy().astype(np.int8), scale.numpy())
     vectors = context.precision.vectors
-    integers = to_integers_(model, context.graph, shared, head_bits=context.precision.head_bits, precision=vectors)
+    integers = to_integers_(model, context.graph, shared, head_bits=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
     inputs = _calibration_inputs(context, calibration_batches)
     if reestimate:
         reestimate_norms_(model, inputs)

@@ -1,8 +1,9 @@
 """The two gates between an exported file and a package.
 
-(a) The artefact, run by its own runtime in another process, equals the integer reference of its arithmetic within one output step. The reference is
-    computed from the store's integers; the weights in the file are compared with them too, since the effect of one weight may stay within a step.
-(b) The integer reference answers like the store's float model: top-1 agreement and SQNR.
+(a) The artefact, run by its own runtime in another process, equals the reference of its arithmetic within one output step. The reference is computed
+    from the store's integers; the weights in the file are compared with them too, since the effect of one weight may stay within a step. Where the
+    runtime computes in floats, a step is what `GateTolerances.float_error` says.
+(b) The reference answers like the store's float model: top-1 agreement and SQNR.
 """
 
 from __future__ import annotations
@@ -14,29 +15,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel, Parity
 from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.onnxruntime import check_weights
-from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
 from tsn_toolkit.export.package import read_manifest
-from tsn_toolkit.export.processor import session_entries
-from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.target import Target
 
 MAX_SAMPLES = 500
 
 
 def run_gates(
-    folder: Path, extracted: ExtractedModel, reference: IntegerModel, target: Target, x: torch.Tensor, y: torch.Tensor | None = None
+    folder: Path, extracted: ExtractedModel, reference: nn.Module, target: Target, x: torch.Tensor, y: torch.Tensor | None = None
 ) -> Parity:
     """Measure both gates on the first min(500, all) held-out samples.
 
     Args:
         folder: the package.
         extracted: the store's float model.
-        reference: the integer reference the package was exported from.
+        reference: the reference the package was exported from.
         target: tolerances and session options.
         x: float32 held-out inputs (n, ...), normalised as in training; gates never see what calibrated the ranges.
         y: int64 labels (n,) for the artefact's accuracy on ALL of x; None: accuracy is NaN.
@@ -53,33 +52,43 @@ def run_gates(
     held_out = x[:count].to(torch.float32)
     manifest = read_manifest(folder)
     wanted = x if y is not None else held_out
-    entries = session_entries(target.session_options_without_vnni)
-    artefact = infer(folder / manifest["model_file"], wanted.to(torch.float32).numpy(), runtime=target.runtime, options=entries)
+    runtime, model = load_runtime(target.runtime, target=target.name), folder / manifest["model_file"]
+    options = runtime.session_options(target.session_options_without_vnni)
+    artefact = infer(model, wanted.to(torch.float32).numpy(), runtime=target.runtime, options=options)
     step = manifest["output_step"]
-    integer = nearest_reference(artefact[:count], (reference_outputs(reference, held_out, order=order)[0].numpy() for order in ORDERS), step)
+    integer = nearest_reference(artefact[:count], (outputs for outputs, _ in runtime.admissible_outputs(reference, held_out)), step)
     with torch.no_grad():
         store = torch.cat([extracted.model(chunk) for chunk in held_out.split(100)])
     accuracy = float((artefact.argmax(1) == y.numpy()).mean()) if y is not None else float("nan")
-    parity = compare(artefact[:count], integer, store.numpy(), step=step, target=target, accuracy=accuracy)
+    kind = "float" if manifest["arithmetic"] == "float" else "integer"
+    parity = compare(artefact[:count], integer, store.numpy(), step=step, target=target, accuracy=accuracy, kind=kind)
     try:
-        check_weights(folder / manifest["model_file"], extracted, reference)
+        runtime.check_weights(model, extracted, reference)
     except ExportError as error:
         return replace(parity, failures=(f"Gate (a): {error}", *parity.failures))
     return parity
 
 
 def compare(
-    artefact: NDArray[np.float32], integer: NDArray[np.float32], store: NDArray[np.float32], *, step: float, target: Target, accuracy: float
+    artefact: NDArray[np.float32],
+    integer: NDArray[np.float32],
+    store: NDArray[np.float32],
+    *,
+    step: float,
+    target: Target,
+    accuracy: float,
+    kind: str = "integer",
 ) -> Parity:
     """Both gates from three sets of logits (n, classes).
 
     Args:
         artefact: from the runtime.
-        integer: from the integer reference.
+        integer: from the reference.
         store: from the float model.
         step: of the output quantizer.
         target: tolerances.
         accuracy: of the artefact, carried along.
+        kind: of the reference's arithmetic, for the message.
     """
     limits = target.gates
     steps = output_steps(artefact, integer, step)
@@ -89,7 +98,7 @@ def compare(
     sqnr_db = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
     failures = []
     if not steps <= limits.output_steps:
-        failures.append(f"Gate (a): artefact and integer reference differ by {steps:.3g} output steps; allowed are {limits.output_steps:g}.")
+        failures.append(f"Gate (a): artefact and {kind} reference differ by {steps:.3g} output steps; allowed are {limits.output_steps:g}.")
     if not agreement >= limits.top1_agreement:
         failures.append(
             f"Gate (b): top-1 agreement with the store is {agreement:.4f} on {len(store)} samples; at least {limits.top1_agreement:g} is needed."

@@ -10,7 +10,7 @@ import numpy as np
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.package import GOLDEN_FILE, read_manifest, sha256_of
-from tsn_toolkit.export.processor import session_entries
+from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.verify.gates import nearest_reference, output_steps
 
 
@@ -56,7 +56,8 @@ def verify_package(folder: Path) -> PackageCheck:
     with np.load(folder / GOLDEN_FILE, allow_pickle=False) as golden:
         x, expected = golden["x"].astype(np.float32), golden["y"]
     target = manifest["target"]
-    got = infer(folder / manifest["model_file"], x, runtime=target["runtime"], options=session_entries(target["session_options_without_vnni"]))
+    options = load_runtime(target["runtime"], target=target["name"]).session_options(target["session_options_without_vnni"])
+    got = infer(folder / manifest["model_file"], x, runtime=target["runtime"], options=options)
     steps = output_steps(got, nearest_reference(got, expected, manifest["output_step"]), manifest["output_step"])
     allowed = target["gates"]["output_steps"]
     failures = ()

@@ -1,0 +1,201 @@
+"""Integer graphs, executed on integers: what the references of all integer runtimes have in common.
+
+A Brevitas graph is run node by node on the store's integers. Convolutions and matrix products give exact int32 accumulators, quantizers round them
+(half to even) into codes with scales in float32; a ReLU is the clip of its quantizer. How two codes are added and rounded again is each runtime's
+own matter. Accumulators are computed by floating-point convolution of integers, which is exact while every partial sum is below the mantissa: float32
+where the layer's bound allows it, else float64.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
+
+_EXACT_FLOAT32 = 2**24
+_ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
+_RESHAPES = (torch.flatten, torch.reshape)
+_PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
+_AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Integers in a float tensor; real = scale * value, scale float32 (1,) or per channel shaped to broadcast.
+
+    Attributes:
+        value: the integers.
+        scale: see above.
+        signed: whether codes lie in [-128, 127] and not in [0, 255].
+        accumulator: whether these are sums of products, which no quantizer has rounded yet.
+        unrounded: of a rounded accumulator, the clipped value before rounding, in units of `scale`.
+    """
+
+    value: torch.Tensor
+    scale: torch.Tensor
+    signed: bool
+    accumulator: bool = False
+    unrounded: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Two codes that are added before they are rounded again, in the order in which the runtime adds."""
+
+    first: Codes
+    second: Codes
+
+
+class Unknown(Exception):
+    """An operation without an integer rule here."""
+
+
+def interpret(interpreter: Interpreter, x: torch.Tensor, *, batch_size: int) -> tuple[torch.Tensor, str]:
+    """Outputs of an integer graph in batches.
+
+    Args:
+        interpreter: of the runtime.
+        x: float32 inputs (n, ...).
+        batch_size: examples per pass; has no influence on the result.
+
+    Returns:
+        (outputs, kind): float32 outputs (n, ...) and `integer`, or `simulated` where the model holds an operation without an integer rule and
+        Brevitas' float simulation had to be used.
+    """
+    chunks = x.split(batch_size)
+    with torch.no_grad():
+        try:
+            return torch.cat([interpreter.run(chunk) for chunk in chunks]), "integer"
+        except Unknown:
+            return torch.cat([interpreter.reference(chunk) for chunk in chunks]).detach(), "simulated"
+
+
+class Interpreter(ABC):
+    """Runs the Brevitas graph node by node on integers; a runtime says how it adds."""
+
+    def __init__(self, reference: IntegerModel) -> None:
+        self.reference = reference
+        self.proxies = activation_proxies(reference.module) if reference.mode == "graph" else {}
+        self.owners = {id(reference.module.get_submodule(name)): proxy for name, proxy in self.proxies.items()}
+
+    @abstractmethod
+    def quantized(self, value: torch.Tensor, step: torch.Tensor, zero: float) -> torch.Tensor:
+        """Codes of floats, not yet clipped; arguments as `rounded`."""
+
+    @abstractmethod
+    def operands(self, node: Any, first: Codes, second: Codes) -> Sum:
+        """The operands of the addition `node` as the runtime takes them."""
+
+    @abstractmethod
+    def rounded(self, value: Sum, step: torch.Tensor, zero: float) -> torch.Tensor:
+        """Codes of a sum, not yet clipped.
+
+        Args:
+            value: what `operands` gave.
+            step: float32 scale of the codes.
+            zero: 128 where the codes are signed, else 0; runtimes store signed codes with it added.
+        """
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs of one batch; `Unknown` for an operation without an integer rule."""
+        if self.reference.mode != "graph":
+            raise Unknown(self.reference.mode)
+        values: dict[Any, Any] = {}
+        for node in self.reference.module.graph.nodes:
+            args = [values[arg] if arg in values else arg for arg in node.args] if node.op != "placeholder" else []
+            if node.op == "placeholder":
+                values[node] = x
+            elif node.op == "call_module":
+                values[node] = self._module(node.target, args)
+            elif node.op in ("call_function", "call_method"):
+                values[node] = self._function(node, args)
+            elif node.op == "output":
+                result = values.get(node.args[0])
+                if not isinstance(result, Codes) or result.accumulator:
+                    raise Unknown("the output is not quantized")
+                return result.value.to(torch.float32) * result.scale
+            else:
+                raise Unknown(node.op)
+        raise Unknown("the graph has no output")
+
+    def _module(self, name: str, args: list[Any]) -> Any:
+        module = self.reference.module.get_submodule(name)
+        if id(module) in self.owners:
+            return self._quantize(args[0], self.owners[id(module)])
+        value = args[0]
+        if not isinstance(value, Codes) or value.accumulator:
+            raise Unknown(name)
+        if name in self.reference.codes:
+            return _accumulate(module, value)
+        if isinstance(module, _PRESERVING):
+            return Codes(module(value.value), value.scale, value.signed)
+        if isinstance(module, _AVERAGING):
+            return module(value.value.to(torch.float32) * value.scale)
+        raise Unknown(name)
+
+    def _function(self, node: Any, args: list[Any]) -> Any:
+        target, kwargs = node.target, node.kwargs
+        if target in _ADDITIONS:
+            if len(args) == 2 and all(isinstance(arg, Codes) and not arg.accumulator for arg in args) and not kwargs:
+                return self.operands(node, args[0], args[1])
+        elif target in _RESHAPES or target in ("flatten", "view", "reshape"):
+            if isinstance(args[0], torch.Tensor):  # a mean that is quantized only after it is reshaped
+                return _reshape(args[0], target, args[1:], kwargs)
+            if isinstance(args[0], Codes) and args[0].scale.numel() == 1:
+                return Codes(_reshape(args[0].value, target, args[1:], kwargs), args[0].scale, args[0].signed)
+        raise Unknown(str(target))
+
+    def _quantize(self, value: Any, proxy: nn.Module) -> Codes:
+        """Codes of one activation quantizer from floats, accumulators, codes of another scale, or a sum of codes."""
+        step = proxy.scale().detach().to(torch.float32).reshape(())
+        signed = bool(proxy.is_signed)
+        zero, low, high = (128.0, -128.0, 127.0) if signed else (0.0, 0.0, 255.0)
+        unrounded = None
+        if isinstance(value, Sum):
+            codes = self.rounded(value, step, zero)
+        elif isinstance(value, Codes) and value.accumulator:
+            real = value.value.to(torch.float32) * (value.scale / step)
+            codes, unrounded = torch.round(real), real.clamp(low, high)
+        elif isinstance(value, Codes):
+            codes = torch.round(value.value.to(torch.float32) * value.scale / step)
+        else:
+            codes = self.quantized(value, step, zero)
+        return Codes(codes.clamp(low, high).to(torch.float32), step, signed, unrounded=unrounded)
+
+
+def _reshape(value: torch.Tensor, target: Any, args: list[Any], kwargs: dict[str, Any]) -> torch.Tensor:
+    result = getattr(value, target)(*args, **kwargs) if isinstance(target, str) else target(value, *args, **kwargs)
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def _accumulate(layer: nn.Module, x: Codes) -> Codes:
+    """Integer accumulators of a layer, the bias included."""
+    quantized = layer.quant_weight()
+    weight = quantized.int().to(torch.float64)
+    dims = x.value.dim()
+    scale = (x.scale * quantized.scale.reshape(-1).to(torch.float32)).to(torch.float32)
+    bias = torch.zeros(len(weight), dtype=torch.float64)
+    if layer.bias is not None:
+        bias = torch.round((layer.bias.detach().to(torch.float32) / scale).to(torch.float64))
+    bound = float(weight.abs().flatten(1).sum(1).max()) * 255.0
+    kind = torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
+    value, weight = x.value.to(kind), weight.to(kind)
+    if isinstance(layer, nn.Linear):
+        result = F.linear(value, weight)
+        shape = (1,) * (dims - 1) + (-1,)
+    else:
+        convolve = F.conv1d if dims == 3 else F.conv2d
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise Unknown("padding")
+        result = convolve(value, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        shape = (1, -1) + (1,) * (dims - 2)
+    return Codes(result.to(torch.float64) + bias.reshape(shape), scale.reshape(shape), True, accumulator=True)

@@ -1,0 +1,140 @@
+"""OpenVINO on the CPU: the same int8 QDQ ONNX, read by OpenVINO itself. See `export.runtime` for what each function is for.
+
+OpenVINO's low-precision transformations turn DequantizeLinear - Conv - QuantizeLinear into u8 x i8 convolutions only where nothing stands between an
+INT8 constant and its DequantizeLinear; the folded Clips of `qdq_graph` see to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.errors import GateError
+from tsn_toolkit.export import integer_onnx
+from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.child import profile
+from tsn_toolkit.export.integer_share import IntegerShare, layer_of
+from tsn_toolkit.export.openvino_arithmetic import FUSIONS, reference_outputs
+from tsn_toolkit.export.processor import session_entries
+from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.target import Target
+
+MODEL_FILE = integer_onnx.MODEL_FILE
+check_weights = integer_onnx.check_weights
+export_dense_fp32 = integer_onnx.export_dense_fp32
+
+_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Where an artefact says float32, OpenVINO would compute in bfloat16 on processors that have it."""
+_WEIGHT_OPERATIONS = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution"})
+_COMPUTING = frozenset({*_WEIGHT_OPERATIONS, "Eltwise", "Subgraph", "Pooling", "Reduce", "Softmax", "MVN", "Interpolate"})
+_INTEGERS = frozenset({"u8", "i8"})
+_LARGEST_SAFE_CODE = 64
+"""255 * 64 twice is within int16."""
+
+_README_CODE = """\
+import numpy as np
+import openvino
+
+golden = np.load("{golden_file}")
+x = golden["x"].astype(np.float32)
+
+core = openvino.Core()
+model = core.read_model("{model_file}")
+model.reshape(list(x.shape))  # a model for one batch size is the fastest
+logits = core.compile_model(model, "CPU", {settings!r})(x)[0]
+"""
+
+
+def export(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> Artefact:
+    """Write `model.onnx`; `unit_masks` are not recorded here. Arguments and errors as `write_integer_onnx`.
+
+    Raises:
+        TargetError: a package is missing or too old.
+    """
+    require_modules((*integer_onnx.WRITERS, "openvino"), target=target.name, install=target.install)
+    check_version("openvino", target)
+    return integer_onnx.write_integer_onnx(extracted, ranges, target, out_dir, example_input=example_input)
+
+
+def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
+    """Outputs for each way in which OpenVINO may fuse additions, with the kind of the arithmetic."""
+    assert isinstance(reference, IntegerModel)
+    for fusion in FUSIONS:
+        outputs, kind = reference_outputs(reference, x, fusion=fusion)
+        yield outputs.numpy(), kind
+
+
+def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:
+    """The target's properties where this processor needs them; what is float stays float32."""
+    return {**_FLOAT32, **session_entries(without_vnni)}
+
+
+def integer_share(model: Path, manifest: Mapping[str, Any]) -> IntegerShare:
+    """Share of the multiply-accumulates of one example in integer kernels, by the compiled model's own account in another process."""
+    x = np.zeros([1, *manifest["inputs"][0]["shape"][1:]], np.float32)
+    options = session_options(manifest["target"]["session_options_without_vnni"])
+    return share_of(profile(model, x, runtime="openvino", options=options), {layer["name"]: layer["weight_shape"] for layer in manifest["layers"]})
+
+
+def share_of(nodes: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]]) -> IntegerShare:
+    """The share from the nodes of the compiled model.
+
+    Args:
+        nodes: records of `run_openvino.py`: `operation`, `precision` that it runs in, `layers` of the model file that it came from, `output_shape`.
+        weight_shapes: layer -> shape of its weight, (out, in / groups, ...).
+
+    Raises:
+        GateError: a weight operation belongs to no layer, so that its MACs are unknown.
+    """
+    operations: Counter[str] = Counter()
+    integer = total = 0
+    stays_float = []
+    for node in nodes:
+        operations[node["operation"]] += 1
+        whole = node["precision"] in _INTEGERS
+        if node["operation"] in _WEIGHT_OPERATIONS:
+            name = next((name for name in node["layers"] if "::weight" in name), node["name"])
+            macs = math.prod(node["output_shape"]) * math.prod(weight_shapes[layer_of(name, weight_shapes)][1:])
+            total += macs
+            integer += macs if whole else 0
+        if node["operation"] in _COMPUTING and not whole and not _converts(node):
+            stays_float.append(f"{node['operation']} {node['name']}")
+    if total == 0:
+        raise GateError("The compiled model holds no convolution or matrix product, so no share of integer kernels can be stated.")
+    return IntegerShare(integer / total, integer, total, dict(sorted(operations.items())), tuple(stays_float))
+
+
+def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:
+    """Python that computes `logits` of the recorded inputs with numpy and openvino alone."""
+    settings = {**_FLOAT32, "INFERENCE_NUM_THREADS": 1}
+    return _README_CODE.format(settings=settings, model_file=manifest["model_file"], golden_file=golden_file)
+
+
+def readme_note(manifest: Mapping[str, Any]) -> str:
+    """What the arithmetic rests on."""
+    saturating = "On x86 without VNNI OpenVINO adds pairs of products in saturating 16-bit integers"
+    largest = manifest["target"]["max_code"]
+    if largest > _LARGEST_SAFE_CODE:
+        return f"{saturating}: this package may hold weights that need a processor with VNNI."
+    return f"{saturating}; the weights of this package lie in [-{largest}, {largest}], where that cannot happen."
+
+
+def _converts(node: Mapping[str, Any]) -> bool:
+    """Whether the node does nothing but turn floats into codes or codes into floats."""
+    return all(name.endswith(("QuantizeLinear", "DequantizeLinear")) for name in node["layers"])

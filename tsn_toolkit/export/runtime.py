@@ -1,0 +1,120 @@
+"""What a runtime offers to everything behind `deliver`: one module `export/<runtime>.py` with the members of `Runtime`.
+
+Beside it stands `run_<runtime>.py`, the program that loads the artefact in a process of its own (`export.child`). Importing a runtime's module does
+not import the runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.errors import TargetError
+from tsn_toolkit.export.artefact import Artefact
+from tsn_toolkit.export.child import known_runtimes
+from tsn_toolkit.export.integer_share import IntegerShare
+from tsn_toolkit.registry import did_you_mean
+from tsn_toolkit.target import Target
+
+
+class Runtime(Protocol):
+    """The members of a runtime's module."""
+
+    @property
+    def MODEL_FILE(self) -> str:
+        """File name of its model, of a task's and of the dense baseline's."""
+        ...
+
+    def export(
+        self,
+        extracted: ExtractedModel,
+        ranges: Mapping[str, ActivationRange],
+        target: Target,
+        out_dir: Path,
+        *,
+        example_input: torch.Tensor,
+        unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    ) -> Artefact:
+        """Write one task's model into an existing folder.
+
+        Args:
+            extracted: the task's small model with its integers.
+            ranges: its activation ranges.
+            target: what it is exported for.
+            out_dir: an existing folder.
+            example_input: float32 (batch, ...); its shape without the batch is the model's input shape.
+            unit_masks: group -> bool per unit of the pristine model, True = kept; recorded where the package has a place for it.
+
+        Raises:
+            TargetError: the runtime is missing or too old.
+            ExportError: the task has no form in this runtime.
+        """
+        ...
+
+    def check_weights(self, model: Path, extracted: ExtractedModel, reference: Any) -> None:
+        """Compare the weights on disk with the store's.
+
+        Raises:
+            ExportError: they differ; layer and channels are named.
+        """
+        ...
+
+    def admissible_outputs(self, reference: Any, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
+        """Outputs (n, ...) of the artefact's arithmetic for float32 inputs x (n, ...), computed from the store, with the kind of arithmetic.
+
+        One pair for each of the arithmetics that a processor may choose; made when asked for. Kinds: `integer`, `simulated` (integers simulated in
+        floats), `float`.
+        """
+        ...
+
+    def session_options(self, without_vnni: Mapping[str, str]) -> dict[str, str]:
+        """Options of every session on this machine.
+
+        Args:
+            without_vnni: the target's entries for processors without int8 dot products.
+        """
+        ...
+
+    def integer_share(self, model: Path, manifest: Mapping[str, Any]) -> IntegerShare | None:
+        """Share of multiply-accumulates in integer kernels by the runtime's own profile; None where it computes in floats by design.
+
+        Raises:
+            GateError: the artefact does not run, or the profile cannot be read.
+        """
+        ...
+
+    def export_dense_fp32(self, model: nn.Module, example: torch.Tensor, path: Path) -> None:
+        """Write the float32 baseline of sizes and latencies to `path`."""
+        ...
+
+    def readme_code(self, manifest: Mapping[str, Any], golden_file: str) -> str:
+        """Python for a user: computes `logits` of the recorded inputs in the package's folder, with numpy and the runtime alone."""
+        ...
+
+    def readme_note(self, manifest: Mapping[str, Any]) -> str:
+        """What a user must know beside the code, or ""."""
+        ...
+
+
+def load_runtime(name: str, *, target: str) -> Runtime:
+    """The module of one runtime.
+
+    Args:
+        name: of the runtime, as a target writes it.
+        target: name of the target, for the message.
+
+    Raises:
+        TargetError: there is no such runtime; the known ones and the nearest are given.
+    """
+    known = known_runtimes()
+    if name not in known:
+        raise TargetError(f"Target `{target}`: runtime {name!r} has no exporter{did_you_mean(name, known)}; known: {', '.join(known)}.")
+    return cast(Runtime, importlib.import_module(f"tsn_toolkit.export.{name}"))
