@@ -4,11 +4,13 @@
 # PYTHON=python3.12     the interpreter that .venv is made with
 # PIP_ARGS="..."        extra arguments for pip, for example an index that has CPU builds of torch
 # PYTEST_ARGS="..."     extra arguments for pytest, for example "-m 'not slow'"
+# JOBS=2                processes that run tests, one thread each
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 DEMO_RUN := runs/digits-demo
@@ -20,7 +22,7 @@ demo: setup-demo
 	$(BIN)/tsn run recipes/digits.yaml --out $(DEMO_RUN)
 
 test: lint typecheck
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup-test
 	$(BIN)/ruff check .
