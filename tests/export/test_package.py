@@ -124,6 +124,7 @@ def test_integer_reference_is_near_brevitas(task, ranges):
 def test_manifest_describes_every_file(package, task):
     manifest = read_manifest(package)
     assert set(manifest["files"]) == {"model.onnx", "golden.npz", "README.md"}
+    assert manifest["versions"]["onnxruntime"] == onnxruntime.__version__ and "tsn-toolkit" in manifest["versions"]
     for name, record in manifest["files"].items():
         assert record == {"sha256": sha256_of(package / name), "bytes": (package / name).stat().st_size}
     assert manifest["task"] == "task" and manifest["arithmetic"] == "integer" and manifest["labels"] == [3, 1, 4, 1, 5]

@@ -13,6 +13,7 @@ A package is built in a temporary folder beside its place and renamed when every
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import shutil
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tsn_toolkit import __version__
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.artefact import Artefact, write_atomically
@@ -173,6 +175,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _runtime_versions(target: Target) -> dict[str, str]:
+    """Of this package and of the runtime that passed the gates."""
+    return {"tsn-toolkit": __version__, target.runtime: importlib.metadata.version(target.runtime)}
+
+
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
     files = {path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths}
@@ -225,7 +232,7 @@ def _manifest(
         "bytes_by_part": dict(artefact.bytes_by_part),
         "macs": extracted.macs,
         "dense_macs": extracted.dense_macs,
-        "versions": dict(artefact.versions),
+        "versions": {**artefact.versions, **_runtime_versions(target)},
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from tsn_toolkit.bench.shrunk import shrunk_latency
 from tsn_toolkit.contracts import CompressionPlan, ModelGraph
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.normalisation import normalise
@@ -49,26 +50,29 @@ def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say
         file = Path(expand(recipe.plan.file))
         return RecipePlan(load_plan(file, graph=graph), load_measured(file))
     if recipe.plan.budget is not None:
-        return _plan_under_budget(recipe, graph, _max_code(targets), say)
+        return _plan_under_budget(recipe, graph, targets, say)
     plan = make_plan(graph, plan_settings(recipe, targets))
     for sentence in switched_layers(plan, plan_settings(recipe, targets)):
         say(f"plan: {sentence}")
     return RecipePlan(plan)
 
 
-def _plan_under_budget(recipe: Recipe, graph: ModelGraph, max_code: int, say: Callable[[str], None]) -> RecipePlan:
-    """Measured on examples held out of the training data; the test set is not looked at."""
+def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target], say: Callable[[str], None]) -> RecipePlan:
+    """Measured on examples held out of the training data, the test set is not looked at; latency on the first target."""
     model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
     train, _ = load_data(recipe.data)
     _, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
+    x = normalise(held_out.x, recipe.data.mean, recipe.data.std)
+    latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
     made = plan_under_budget(
         recipe.plan,
         graph,
         model,
-        (normalise(held_out.x, recipe.data.mean, recipe.data.std), held_out.y),
+        (x, held_out.y),
         _losses,
         trunk_bit_width=recipe.trunk.bit_width,
-        max_code=max_code,
+        max_code=_max_code(targets),
+        latency_ms=latency_ms,
         say=lambda line: say(f"plan: {line}"),
     )
     return RecipePlan(made.plan, made.measured)
