@@ -77,7 +77,7 @@ def plan_under_budget(
     if budget is None:
         raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
     if budget.latency_ms is not None and latency_ms is None:
-        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or limit `macs_kept`.")
+        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or cap `macs_kept`.")
     examiner = Examiner(
         model, graph, _evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
     )
