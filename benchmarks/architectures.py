@@ -31,7 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.graph import mask_units_, prove_equal, shrink, trace
 from tsn_toolkit.graph.inputs import Example, random_inputs, run_model
-from tsn_toolkit.graph.listing import reachable_macs
 from tsn_toolkit.graph.probe import randomise_
 from tsn_toolkit.models.alexnet_cifar import alexnet_cifar
 from tsn_toolkit.models.resnet_cifar import resnet
@@ -147,13 +146,13 @@ def measure(name: str, build: Callable[[], nn.Module], example: Example, seconds
     try:
         times = latencies(model, small, graph, seconds)
     except Exception as problem:  # an architecture that ONNX cannot hold is a result too
-        note = f"no ONNX: {str(problem).strip().splitlines()[0][:120]}"
+        note = f"no ONNX: {type(problem).__name__} in torch.onnx.export"
     return Row(
         name,
         len(graph.nodes),
         len(graph.groups),
         tuple(f"{group.name}: {group.frozen}" for group in graph.groups if group.frozen),
-        reachable_macs(graph) / max(sum(layer.macs for layer in graph.layers), 1),
+        open_share(graph),
         error,
         count_macs(model, graph),
         count_macs(small, graph),
@@ -162,6 +161,13 @@ def measure(name: str, build: Callable[[], nn.Module], example: Example, seconds
         *times,
         note,
     )
+
+
+def open_share(graph: ModelGraph) -> float:
+    """Share of the MACs of operations with weights that lie in layers which shrink, on either side, with a group that may lose units."""
+    touched = {member.parameter for group in graph.groups if not group.frozen for member in group.members}
+    weighted = [node for node in graph.nodes if node.macs and node.parameter_bytes]
+    return sum(node.macs for node in weighted if f"{node.module}.weight" in touched) / max(sum(node.macs for node in weighted), 1)
 
 
 def half_of_the_units(graph: ModelGraph) -> dict[str, np.ndarray]:
