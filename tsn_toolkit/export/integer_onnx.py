@@ -144,8 +144,7 @@ def _check_target(extracted: ExtractedModel, target: Target) -> None:
         if largest > target.max_code:
             raise ExportError(
                 f"Layer `{layer}` holds a code of magnitude {largest}; target `{target.name}` allows at most {target.max_code}. "
-                "Name the target in the recipe when the task is learned, which bounds its codes, with "
-                f"`plan.head_bits: {target.max_code.bit_length() + 1}` for the head; or export for another target."
+                "Name the target in the recipe when the task is learned, which bounds its codes, or export for another target."
             )
 
 
