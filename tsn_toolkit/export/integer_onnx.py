@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError, TargetError
-from tsn_toolkit.export.artefact import Artefact, require_modules, write_atomically
+from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
 from tsn_toolkit.export.qdq_graph import (
     fold_constant_clips_,
     move_dequantize_below_reshape_,
@@ -38,22 +39,31 @@ WRITERS = ("onnx", "onnxoptimizer", "brevitas")
 _WEIGHT_OPERATIONS = ("Conv", "Gemm", "MatMul")
 
 
-def write_integer_onnx(
-    extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], target: Target, out_dir: Path, *, example_input: torch.Tensor
+def export(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Artefact:
-    """Write `model.onnx` into `out_dir`.
+    """Write `model.onnx` into `out_dir`, for any runtime that reads it.
 
     Args:
         extracted: one task's small model with its integers.
         ranges: activation ranges of that model (see `calibrate_ranges`).
-        target: its opset, IR version and `max_code` hold.
+        target: its runtime, opset, IR version and `max_code` hold.
         out_dir: an existing folder.
         example_input: float32 (batch, ...); only its shape without the batch matters.
+        unit_masks: not recorded in an ONNX file.
 
     Raises:
-        TargetError: the target names no opset.
+        TargetError: a package is missing or too old, or the target names no opset.
         ExportError: the model has no integer form, a code is beyond the target's `max_code`, or the file's weights are not the store's integers.
     """
+    require_modules((*WRITERS, target.runtime), target=target.name, install=target.install)
+    check_version(target.runtime, target)
     _check_target(extracted, target)
     example = example_input[:1].detach().to(torch.float32)
     reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)

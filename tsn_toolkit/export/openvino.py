@@ -16,18 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export import integer_onnx
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
 from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.openvino_arithmetic import FUSIONS, reference_outputs
 from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.quantizers.activations import IntegerModel
-from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
+export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
@@ -51,25 +49,6 @@ model = core.read_model("{model_file}")
 model.reshape(list(x.shape))  # a model for one batch size is the fastest
 logits = core.compile_model(model, "CPU", {settings!r})(x)[0]
 """
-
-
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
-    """Write `model.onnx`; `unit_masks` are not recorded here. Arguments and errors as `write_integer_onnx`.
-
-    Raises:
-        TargetError: a package is missing or too old.
-    """
-    require_modules((*integer_onnx.WRITERS, "openvino"), target=target.name, install=target.install)
-    check_version("openvino", target)
-    return integer_onnx.write_integer_onnx(extracted, ranges, target, out_dir, example_input=example_input)
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

@@ -22,6 +22,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from tsn_toolkit.contracts import GroupMember, ModelGraph, UnitGroup
 from tsn_toolkit.graph.inputs import random_inputs
+from tsn_toolkit.graph.layers import output_dims
 from tsn_toolkit.graph.probe import PROBE_BATCH, PROBE_SEED, randomised
 
 PRODUCERS = (_ConvNd, nn.Linear, nn.Embedding)
@@ -86,14 +87,6 @@ def _read_dependencies(model: nn.Module, graph: ModelGraph) -> tp.DependencyGrap
         return tp.DependencyGraph().build_dependency(model, example_inputs=given, verbose=False)
 
 
-def _output_units(layer: nn.Module) -> int:
-    """Number of output channels, features or embedding dimensions of a layer."""
-    for attribute in ("out_channels", "out_features", "embedding_dim", "hidden_size", "embed_dim"):
-        if hasattr(layer, attribute):
-            return int(getattr(layer, attribute))
-    raise Unresolved(f"its units of type {type(layer).__name__} cannot be counted")
-
-
 def _group(name: str, units: CoupledUnits, order: Sequence[str], head: str) -> UnitGroup:
     """The group that starts at layer `name`."""
     producers = tuple(layer for layer in order if layer in units.producers)
@@ -107,12 +100,15 @@ def _group(name: str, units: CoupledUnits, order: Sequence[str], head: str) -> U
 
 def _unknown(name: str, layer: nn.Module, reason: str) -> UnitGroup:
     """A group that holds one layer's own outputs only and may not lose any."""
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, torch.Tensor):
-        return UnitGroup(name, 0, (), (name,), reason)
-    dim = int(getattr(layer, "transposed", False) or isinstance(layer, nn.Embedding))
-    member = GroupMember(f"{name}.weight", dim, np.arange(weight.shape[dim], dtype=np.int64))
-    return UnitGroup(name, weight.shape[dim], (member,), (name,), reason)
+    tensor, dim = output_dims(layer)[0]
+    size = _output_units(layer)
+    return UnitGroup(name, size, (GroupMember(f"{name}.{tensor}", dim, np.arange(size, dtype=np.int64)),), (name,), reason)
+
+
+def _output_units(layer: nn.Module) -> int:
+    """Length of the dimension of a layer's weight that counts its outputs."""
+    tensor, dim = output_dims(layer)[0]
+    return int(getattr(layer, tensor).shape[dim])
 
 
 class CoupledUnits:

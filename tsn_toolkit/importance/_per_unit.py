@@ -12,9 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tsn_toolkit.contracts import GroupMember, ModelGraph, UnitGroup
 from tsn_toolkit.errors import GraphError
-
-ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-"""Weights of nn.MultiheadAttention whose rows belong to heads."""
+from tsn_toolkit.graph.layers import is_transposed_linear, output_dims
 
 
 def prunable_groups(graph: ModelGraph) -> tuple[UnitGroup, ...]:
@@ -37,10 +35,7 @@ def producer_weights(model: nn.Module, group: UnitGroup) -> Iterator[tuple[Group
     """(member, weight) of the output side of every producer of a group."""
     for member in group.members:
         path, _, leaf = member.parameter.rpartition(".")
-        if path not in group.producers:
-            continue
-        made_by = leaf == "weight" and member.dim == output_dim(model.get_submodule(path))
-        if made_by or (member.dim == 0 and (leaf in ATTENTION_WEIGHTS or leaf.startswith("weight_ih"))):
+        if path in group.producers and (leaf, member.dim) in output_dims(model.get_submodule(path)):
             yield member, model.get_parameter(member.parameter)
 
 
@@ -57,18 +52,8 @@ def readers(model: nn.Module, group: UnitGroup) -> tuple[tuple[GroupMember, str]
         path, _, leaf = member.parameter.rpartition(".")
         layer = model.get_submodule(path)
         reads = isinstance(layer, (_ConvNd, nn.Linear)) or is_transposed_linear(layer)
-        if leaf == "weight" and reads and member.dim == 1 - output_dim(layer):
+        if leaf == "weight" and reads and ("weight", 1 - member.dim) in output_dims(layer):
             found.append((member, path))
     if not found:
         raise GraphError(f"No convolution or linear layer reads the units of group `{group.name}`, so their use cannot be judged. Use `magnitude`.")
     return tuple(found)
-
-
-def output_dim(layer: nn.Module) -> int:
-    """The dimension of a producer's weight that counts its outputs."""
-    return 1 if isinstance(layer, nn.Embedding) or getattr(layer, "transposed", False) or is_transposed_linear(layer) else 0
-
-
-def is_transposed_linear(layer: nn.Module) -> bool:
-    """A linear layer whose weight is (in, out), as in some transformers."""
-    return hasattr(layer, "nf") and getattr(layer, "weight", None) is not None

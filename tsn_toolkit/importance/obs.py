@@ -29,8 +29,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import GraphError
+from tsn_toolkit.graph.layers import is_transposed_linear
 from tsn_toolkit.importance._inputs import input_energy, visit_inputs
-from tsn_toolkit.importance._per_unit import add_per_unit, is_transposed_linear, producer_weights, prunable_groups, readers, sum_along
+from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, readers, sum_along
 from tsn_toolkit.importance._per_weight import Batches, as_scores, layer_weights, require_batches
 
 DAMPING = 0.01

@@ -51,8 +51,9 @@ def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say
         return RecipePlan(load_plan(file, graph=graph), load_measured(file))
     if recipe.plan.budget is not None:
         return _plan_under_budget(recipe, graph, targets, say)
-    plan = make_plan(graph, plan_settings(recipe, targets))
-    for sentence in switched_layers(plan, plan_settings(recipe, targets)):
+    settings = plan_settings(recipe, targets)
+    plan = make_plan(graph, settings)
+    for sentence in switched_layers(plan, settings):
         say(f"plan: {sentence}")
     return RecipePlan(plan)
 
