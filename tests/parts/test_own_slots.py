@@ -115,6 +115,34 @@ def test_a_budget_is_divided_by_sensitivity_and_adds_up():
     assert layers[0].mask[2, 1]
 
 
+def inheriting_layer(density=0.25):
+    """One layer of 2 x 4 slots: the parent uses slots 0 and 1, other ancestors own 2 and 3, the rest is free and small."""
+    latent = torch.tensor([[3.0, -2.0, 5.0, 4.0], [0.1, -0.2, 0.3, 0.4]])
+    present = torch.tensor([[True] * 4, [False] * 4])
+    model = nn.Sequential(nn.Linear(4, 2, bias=False))
+    model[0].weight.data.copy_(latent)
+    wrapper = SubnetWeight(latent * present, present, torch.ones(2), rule="select", density=density, bit_width=2, max_code=127)
+    wrapper.preferred[0, :2] = True
+    attach_(model[0], wrapper)
+    return model, wrapper
+
+
+def test_a_task_begins_with_the_slots_that_its_parent_uses():
+    model, wrapper = inheriting_layer()
+    start_scores_(model)
+    assert wrapper.mask.tolist() == [[True, True, False, False], [False] * 4]
+    torch.testing.assert_close(wrapper.score.detach(), torch.tensor([[3.0, 2.0, 0.05, 0.04], [0.1, 0.2, 0.3, 0.4]]))
+
+
+def test_a_dense_start_leaves_out_what_the_parent_does_not_use():
+    model, wrapper = inheriting_layer()
+    start_scores_(model, start_density=1.0)
+    assert wrapper.mask.tolist() == [[True, True, False, False], [True] * 4]
+    wrapper.score.data[0, 2] = 7  # a slot of another ancestor can be won back
+    refresh_masks_(model, 1.0)
+    assert wrapper.mask.tolist() == [[True, False, True, False], [False] * 4]
+
+
 def test_no_layer_dies_under_one_budget():
     model, layers = chain_net(densities=(0.3, 0.9))
     model[1].parametrizations.weight.original.data.zero_()  # sensitive to nothing, and nothing before it is

@@ -57,6 +57,8 @@ def test_over_a_task_owned_slots_are_inherited_and_the_others_fresh(seed_store):
         expected = np.where(frozen.present, values, pristine.get_submodule(name).weight.detach().numpy())
         np.testing.assert_array_equal(model.get_submodule(name).weight.detach().numpy(), expected)
         assert 0 < frozen.present.mean() < 1
+        quiet = starting_model(context, fresh_share=0.5).get_submodule(name).weight.detach().numpy()
+        np.testing.assert_allclose(quiet, np.where(frozen.present, values, 0.5 * expected), rtol=1e-6)
     folded = (model.bn1.weight * (model.bn1.running_var + model.bn1.eps).rsqrt()).detach().numpy()
     np.testing.assert_allclose(folded, seed_store.weights("first").norms["bn1"].gain, rtol=1e-5)
     assert not np.allclose(model.bn1.running_var.numpy(), 1.0, atol=1e-3), "the statistics are stated anew"

@@ -23,6 +23,9 @@ from tsn_toolkit.masks.schedule import cubic_density
 from tsn_toolkit.masks.top import keep_count
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
 
+IDLE_SCORE = 0.01
+"""Score at which an inherited slot starts that the parent does not use, relative to that of a slot in use of the same size."""
+
 FLOOR = 0.1
 """Least fraction of its planned slots that a layer keeps under one budget."""
 
@@ -56,9 +59,13 @@ def divide_budget_(model: nn.Module, batches: Batches, loss: Loss) -> None:
 
 
 def start_scores_(model: nn.Module, start_density: float = 0.0) -> None:
-    """Lets the `select` layers learn their scores, which start at |latent weight|, and sets their first masks, in place."""
+    """Lets the `select` layers learn their scores, which start at |latent weight|, and sets their first masks, in place.
+
+    Slots that only other ancestors than the parent use stay outside the first masks, so that a task begins where its parent ended.
+    """
     for wrapper, latent in _layers(model, "select"):
-        wrapper.score.data.copy_(latent.detach().abs())
+        size = latent.detach().abs()
+        wrapper.score.data.copy_(torch.where(wrapper.idle_slots(), IDLE_SCORE * size, size))
         wrapper.learn_scores = True
     refresh_masks_(model, start_density, progress=0.0)
 
@@ -66,7 +73,9 @@ def start_scores_(model: nn.Module, start_density: float = 0.0) -> None:
 def refresh_masks_(model: nn.Module, start_density: float = 0.0, progress: float = 1.0) -> None:
     """Sets the masks of the `select` layers by their scores, in place, on the way from `start_density` (or more) to each layer's own density."""
     for wrapper, _ in _layers(model, "select"):
-        wrapper.refresh_mask_(density=cubic_density(max(start_density, wrapper.density), wrapper.density, progress))
+        idle = float(wrapper.idle_slots().float().mean())
+        start = max(min(start_density, 1 - idle), wrapper.density)
+        wrapper.refresh_mask_(density=cubic_density(start, wrapper.density, progress))
 
 
 def choose_own_slots_(model: nn.Module, *, shared: bool) -> None:

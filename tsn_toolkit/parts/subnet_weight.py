@@ -56,7 +56,7 @@ class SubnetWeight(nn.Module):
         codebook: float buffer (2**bit_width,) of integers; empty until `fit_codebook_`.
         refined: bool buffer, shape of the weight; used inherited slots with a residual.
         residuals: float buffer (2**refine_bits,) of integers; empty until `fit_codebook_`, and where nothing is refined.
-        preferred: bool buffer, shape of the weight; slots whose ranking gets `bonus` times the root mean square of the scores.
+        preferred: bool buffer, shape of the weight; slots that the parent uses. Their ranking gets `bonus` times the root mean square of the scores.
     """
 
     def __init__(
@@ -172,6 +172,10 @@ class SubnetWeight(nn.Module):
     def own_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: slots whose value is the task's own code."""
         return self.mask if self.rule == "replace" else self.mask & ~self.present
+
+    def idle_slots(self) -> torch.Tensor:
+        """Bool, shape of the weight: inherited slots that the parent does not use."""
+        return self.present & ~self.preferred
 
     def own_values(self, latent: torch.Tensor) -> np.ndarray:
         """Own weights in units of q, C order, float64 (n_own,)."""

@@ -73,6 +73,7 @@ class Config(BaseModel):
         search: share of the epochs in which scores, or changes, are learned.
         start_density: density at which the search begins; it falls to the plan's on a cubic, reached after `descent` of it (fresh trunk only).
         descent: share of the search in which the density falls.
+        fresh_share: factor of the initialisation of free slots where a task has a parent: near 0, a task begins with what its parent computes.
         score_rate: learning rate of scores relative to weights.
         refresh_every: steps between exact refreshes of the score mask.
         reuse_bonus: raises the ranking of the slots that the parent uses, in units of the layer's root mean square score: masks that repeat the
@@ -98,6 +99,7 @@ class Config(BaseModel):
     search: float = Field(0.35, gt=0, lt=1)
     start_density: float = Field(0.0, ge=0, le=1)
     descent: float = Field(0.8, gt=0, le=1)
+    fresh_share: float = Field(0.1, ge=0, le=1)
     score_rate: float = Field(1.0, gt=0)
     refresh_every: int = Field(5, ge=1)
     reuse_bonus: float = Field(0.0, ge=0)
@@ -133,7 +135,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         warmup = max(1, round(config.warmup * context.epochs)) if fresh and context.plan.groups else 0
         search = max(1, round(config.search * context.epochs))
         codes = max(1, context.epochs - warmup - search - config.centroid_epochs)
-        model = starting_model(context)
+        model = starting_model(context, fresh_share=config.fresh_share)
         if warmup:
             _warm_up(model, context, config, warmup, generator)
         unit_masks = _choose_units(model, context, config)
@@ -166,7 +168,7 @@ def _teaching(
 
 
 def _warm_up(model: nn.Module, context: TaskContext, config: Config, epochs: int, generator: torch.Generator) -> None:
-    """Trains every slot that nobody owns, at full density, so that units can be judged."""
+    """Trains every slot that nobody owns, beside those that the parent uses, so that units can be judged."""
     for name, frozen in context.inherited.items():
         wrapper = SubnetWeight(
             torch.from_numpy(frozen.q).float(),
@@ -177,6 +179,8 @@ def _warm_up(model: nn.Module, context: TaskContext, config: Config, epochs: int
             bit_width=8,
             max_code=context.plan.max_code,
         )
+        wrapper.preferred.copy_(_parent_uses(context, name))
+        wrapper.mask.copy_(~wrapper.idle_slots())
         attach_(model.get_submodule(name), wrapper.to(context.settings.device))
     phase = Phase("warm-up", epochs, context.learning_rate, "rise")
     _fit(model, context, config, phase, generator)
@@ -226,10 +230,16 @@ def _wrap_(small: ShrunkModel, context: TaskContext, config: Config) -> None:
             granularity=plan.granularity,
             refine_bits=config.refine_bits,
         )
-        if config.reuse_bonus and context.start is not None:
-            wrapper.bonus = config.reuse_bonus
-            wrapper.preferred.copy_(torch.from_numpy(context.start.q[plan.name] != 0).flatten()[slots])
+        wrapper.bonus = config.reuse_bonus if context.start is not None else 0.0
+        wrapper.preferred.copy_(_parent_uses(context, plan.name).flatten()[slots])
         attach_(module, wrapper)
+
+
+def _parent_uses(context: TaskContext, name: str) -> torch.Tensor:
+    """Bool, shape of the layer's weight: slots with a value in the parent's own network."""
+    if context.start is None:
+        return torch.zeros(context.inherited[name].q.shape, dtype=torch.bool)
+    return torch.from_numpy(context.start.q[name] != 0)
 
 
 def _search(

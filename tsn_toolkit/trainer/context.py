@@ -86,12 +86,16 @@ class TaskContext:
         return torch.Generator().manual_seed(self.seed)
 
 
-def starting_model(context: TaskContext) -> nn.Module:
+def starting_model(context: TaskContext, *, fresh_share: float = 1.0) -> nn.Module:
     """The full module where learning starts.
 
     Slots that are inherited hold the inherited weight, all others the fresh initialisation; norms and biases are the parent's (where slots
     are free, the norms are restated with this task's statistics); the head holds the parent's rows where the parent knows the task's classes, else
     fresh ones.
+
+    Args:
+        context: the task.
+        fresh_share: factor of the fresh initialisation where the task has a parent: near 0, free slots hardly disturb what the parent computes.
     """
     with seeded(context.trunk_seed):
         model = context.factory()
@@ -99,7 +103,7 @@ def starting_model(context: TaskContext) -> nn.Module:
         classes = context.data.classes
         if context.start is not None:
             set_head(model, context.graph.head, len(context.start_classes))
-            _fill_present(model, context)
+            _fill_present(model, context, fresh_share)
         rows = [context.start_classes.index(c) for c in classes if c in context.start_classes]
         old = model.get_submodule(context.graph.head)
         set_head(model, context.graph.head, len(classes))
@@ -112,8 +116,8 @@ def starting_model(context: TaskContext) -> nn.Module:
     return model.to(context.settings.device)
 
 
-def _fill_present(model: nn.Module, context: TaskContext) -> None:
-    """The parent's numbers, except that slots without an owner keep the fresh initialisation."""
+def _fill_present(model: nn.Module, context: TaskContext, fresh_share: float) -> None:
+    """The parent's numbers, except that slots without an owner keep the fresh initialisation, in layers that have owners its `fresh_share`."""
     assert context.start is not None
     initial = {name: model.get_submodule(name).weight.detach().clone() for name in context.inherited}
     fill_(model, context.start, context.graph.head)
@@ -126,4 +130,4 @@ def _fill_present(model: nn.Module, context: TaskContext) -> None:
                 weight.copy_(initial[name])
                 continue
             values = torch.from_numpy(frozen.q).float() * torch.from_numpy(frozen.scale).view(-1, *([1] * (frozen.q.ndim - 1)))
-            weight.copy_(torch.where(torch.from_numpy(frozen.present), values, initial[name]))
+            weight.copy_(torch.where(torch.from_numpy(frozen.present), values, fresh_share * initial[name]))
