@@ -98,7 +98,8 @@ OPTIONS = {
         {"units_keep": 1.0, "density_by_layer": "learned", "layer_overrides": {"conv3": {"encoding": "planes"}, "conv4": {"granularity": "1:3"}}},
         {},
     ),
-    "reuse": ({}, {"reuse_bonus": 2.0}),
+    "fresh": ({}, {"fresh_share": 1.0}),
+    "reuse": ({}, {"fresh_share": 1.0, "reuse_bonus": 2.0}),
     "refined": ({}, {"refine_bits": 2, "refine_share": 0.3}),
 }
 
@@ -177,7 +178,7 @@ def test_options_do_what_they_say(two_tasks):
         used = {name: (first.layers[name].states != 0, second.layers[name].states != 0) for name in first.layers}
         return sum((a & b).sum() for a, b in used.values()) / sum(a.sum() for a, _ in used.values())
 
-    assert common(*made["reuse"]) > common(*made["plain"]) + 0.1
+    assert min(common(*made["reuse"]), common(*made["plain"])) > common(*made["fresh"]) + 0.1
     refined = {name: (codes.states == 3).sum() for name, codes in made["refined"][1].layers.items()}
     assert sum(refined.values()) > 0 and all(made["refined"][1].layers[name].refinement.bit_width == 2 for name, count in refined.items() if count)
     assert all(codes.refinement is None for codes in made["refined"][0].layers.values()), "nothing to refine over a seed"
