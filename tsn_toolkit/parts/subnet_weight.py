@@ -24,6 +24,7 @@ Deviation from WSN: the mask is refreshed when a strategy says so (every few ste
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -78,6 +79,7 @@ class SubnetWeight(nn.Module):
         self.refine_bits = refine_bits if rule == "select" else 0
         self.bonus = 0.0
         self.learn_scores = False
+        self._made: tuple[tuple[torch.Tensor, ...], list[int], _Parts] | None = None
         self.score = nn.Parameter(torch.zeros(q.shape))
         self.register_buffer("inherited_q", q.float())
         self.register_buffer("present", present.clone())
@@ -91,13 +93,50 @@ class SubnetWeight(nn.Module):
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """Own latent weight (out, ...) -> the weight the layer computes with."""
         with torch.no_grad():
-            inherited = self.inherited_q * self._per_channel(self.scale)
-            own = self.own_slots()
-            value = self._values(latent, inherited, own)
-            moving = self.mask if self.learn_scores and self.refine_bits else own | self.refined
-        base = inherited if self.rule == "replace" else torch.zeros((), dtype=value.dtype, device=value.device)
-        weight: torch.Tensor = _StraightThrough.apply(latent, self.score if self.learn_scores else None, value, base, self.mask, moving)
-        return weight
+            parts = self._parts()
+            if self.codebook.numel():
+                weight = parts.read.clone()
+                self._round_(weight, latent, parts.own_index, self.codebook, refined=False)
+            else:
+                weight = torch.addcmul(parts.read, parts.own, latent)
+            if self.residuals.numel():
+                self._round_(weight, latent, parts.refined_index, self.residuals, refined=True)
+        computed: torch.Tensor = _StraightThrough.apply(latent, self.score if self.learn_scores else None, weight, self)
+        return computed
+
+    @torch.no_grad()
+    def to_latent(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Gradient of the weight -> gradient of the latent weight."""
+        return gradient * (self.mask.float() if self.learn_scores and self.refine_bits else self._parts().moving)
+
+    @torch.no_grad()
+    def to_score(self, gradient: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+        """Gradient of the weight -> gradient of the score: times what the slot would add, times the score's sign."""
+        parts = self._parts()
+        added = latent - parts.inherited if self.rule == "replace" else torch.addcmul(parts.inherited, parts.free, latent)
+        return added.mul_(self.score.sign()).mul_(gradient)
+
+    def _parts(self) -> _Parts:
+        """What follows from the buffers, made anew when one of them has changed."""
+        sources = (self.mask, self.present, self.inherited_q, self.scale, self.refined)
+        versions = [source._version for source in sources]
+        if self._made is None or any(a is not b for a, b in zip(self._made[0], sources, strict=True)) or self._made[1] != versions:
+            self._made = (sources, versions, self._make_parts())
+        return self._made[2]
+
+    def _make_parts(self) -> _Parts:
+        slots, inherited = self.own_slots(), self.inherited_q * self._per_channel(self.scale)
+        read = ~self.mask if self.rule == "replace" else self.mask & self.present
+        own = slots.float()
+        return _Parts(
+            inherited=inherited,
+            read=(inherited * read.float()).contiguous(),
+            own=own,
+            free=(~self.present).float(),
+            moving=own + self.refined.float() if self.refined.any() else own,
+            own_index=slots.flatten().nonzero().squeeze(1),
+            refined_index=self.refined.flatten().nonzero().squeeze(1),
+        )
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """The latent weight starts as the weight that the layer has."""
@@ -193,20 +232,9 @@ class SubnetWeight(nn.Module):
         codebook = self.residuals.cpu().numpy().astype(np.int8)
         return Refinement(codes=assign_codes(self._residual_values(latent), codebook), codebook=codebook, bit_width=self.refine_bits)
 
-    def _values(self, latent: torch.Tensor, inherited: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Own values where the slot is not inherited or replaced, inherited ones elsewhere, each rounded as far as its codebook is fitted."""
-        value = latent.clone() if self.rule == "replace" else torch.where(self.present, inherited, latent)
-        value = value.contiguous()
-        if self.codebook.numel():
-            self._round_(value, latent, own, self.codebook, refined=False)
-        if self.residuals.numel():
-            self._round_(value, latent, self.refined, self.residuals, refined=True)
-        return value
-
-    def _round_(self, value: torch.Tensor, latent: torch.Tensor, slots: torch.Tensor, codebook: torch.Tensor, *, refined: bool) -> None:
-        """Writes scale * (inherited q +) nearest codebook entry at some slots of `value` (contiguous), in place; a tie takes the lower."""
-        index = slots.flatten().nonzero().squeeze(1)
-        scale = self.scale[index // max(1, slots[:1].numel())]
+    def _round_(self, weight: torch.Tensor, latent: torch.Tensor, index: torch.Tensor, codebook: torch.Tensor, *, refined: bool) -> None:
+        """Writes scale * (inherited q +) nearest codebook entry at flat positions of `weight` (contiguous), in place; a tie takes the lower."""
+        scale = self.scale[index // max(1, self.mask[:1].numel())]
         q = latent.flatten()[index] / scale
         middle = (codebook[1:] + codebook[:-1]) / 2
         if refined:
@@ -214,33 +242,45 @@ class SubnetWeight(nn.Module):
             q = inherited + codebook[torch.bucketize(q - inherited, middle)]
         else:
             q = codebook[torch.bucketize(q, middle)]
-        value.view(-1)[index] = q * scale
+        weight.view(-1)[index] = q * scale
 
     def _per_channel(self, vector: torch.Tensor) -> torch.Tensor:
         return vector.view(-1, *([1] * (self.inherited_q.dim() - 1)))
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """A layer's slots as factors, since products with float masks cost a fraction of selections by bool ones.
+
+    Attributes:
+        inherited: weights (out, ...), 0 where nothing is inherited.
+        read: inherited weights of the slots that read them, 0 elsewhere; contiguous.
+        own, free, moving: 1.0 or 0.0, shape of the weight: own slots, slots without inherited value, slots whose latent weight trains.
+        own_index, refined_index: flat positions, int64.
+    """
+
+    inherited: torch.Tensor
+    read: torch.Tensor
+    own: torch.Tensor
+    free: torch.Tensor
+    moving: torch.Tensor
+    own_index: torch.Tensor
+    refined_index: torch.Tensor
+
+
 class _StraightThrough(torch.autograd.Function):
-    """w = base + m * (value - base); its gradient goes to the latent weight at `moving` slots, times (value - base) * sign(score) to the score."""
+    """Passes `weight` on; the wrapper says what of its gradient the latent weight and the score get."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        latent: torch.Tensor,
-        score: torch.Tensor | None,
-        value: torch.Tensor,
-        base: torch.Tensor,
-        mask: torch.Tensor,
-        moving: torch.Tensor,
-    ) -> torch.Tensor:
-        pull = None if score is None else (value - base) * score.sign()
-        ctx.save_for_backward(moving, pull)
-        return torch.where(mask, value, base)
+    def forward(ctx: Any, latent: torch.Tensor, score: torch.Tensor | None, weight: torch.Tensor, wrapper: SubnetWeight) -> torch.Tensor:
+        ctx.save_for_backward(latent)
+        ctx.wrapper, ctx.scored = wrapper, score is not None
+        return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        moving, pull = ctx.saved_tensors
-        return gradient * moving, None if pull is None else gradient * pull, None, None, None, None
+        (latent,) = ctx.saved_tensors
+        return ctx.wrapper.to_latent(gradient), ctx.wrapper.to_score(gradient, latent) if ctx.scored else None, None, None
 
 
 def attach_(module: nn.Module, wrapper: nn.Module) -> None:

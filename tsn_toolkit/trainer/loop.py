@@ -151,8 +151,9 @@ def _hold_norms_(model: nn.Module) -> None:
 
 def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "adam":
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay, fused=True)
+    nesterov = settings.momentum > 0
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=nesterov, weight_decay=settings.weight_decay, fused=True)
 
 
 def _step(
