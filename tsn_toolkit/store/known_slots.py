@@ -14,6 +14,9 @@ from tsn_toolkit.numerics.counting import count_numbers
 _CHUNK = 1 << 15
 """Slots grouped at a time: few enough to stay in a processor's cache."""
 
+_FEW, _FEW_CHUNK = 8, 1 << 14
+"""Most contexts that are merged one at a time, and slots at a time: their positions take 128 KiB."""
+
 Contexts = NDArray[np.unsignedinteger[Any]]
 
 
@@ -21,19 +24,24 @@ Contexts = NDArray[np.unsignedinteger[Any]]
 class KnownSlots:
     """The kept slots of one layer as its parent leaves them; flat arrays in C order.
 
+    Slots that share an input and an output, or a block, mostly share their states too. So an entry may stand for a patch: `grain` consecutive slots
+    of a row of which the same is known.
+
     Attributes:
         present: bool (n,), the frozen view holds a value.
         history: uint8 (n,), bit 7 says that the parent uses the slot, bit 6 that its parent does, and so on.
-        row_length: kept slots of one output channel.
+        row_length: entries of one output channel.
+        grain: slots that each entry stands for; a divisor of the slots of a row.
     """
 
     present: NDArray[np.bool_]
     history: NDArray[np.uint8]
     row_length: int
+    grain: int = 1
 
     @property
     def size(self) -> int:
-        """Number of slots."""
+        """Number of entries."""
         return len(self.present)
 
     def contexts(self, depth: int) -> NDArray[np.uint8]:
@@ -51,7 +59,14 @@ class KnownSlots:
 
     def at(self, slots: Any) -> KnownSlots:
         """The same of some slots only."""
-        return KnownSlots(self.present[slots], self.history[slots], self.row_length)
+        return KnownSlots(self.present[slots], self.history[slots], self.row_length, self.grain)
+
+    def refined(self, grain: int) -> KnownSlots:
+        """The same in smaller patches; `grain` is a divisor of the present one. Arrays are shared where nothing changes."""
+        times = self.grain // grain
+        if times == 1:
+            return self
+        return KnownSlots(np.repeat(self.present, times), np.repeat(self.history, times), self.row_length * times, grain)
 
 
 def count_contexts(contexts: Contexts, numbers: int) -> NDArray[np.int64]:
@@ -77,6 +92,24 @@ def merge_by(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring:
     """The inverse of `split_by`: values (n,)."""
     if len(occurring) == 1:
         return groups[0]
+    return _merge_few(contexts, groups, occurring) if len(occurring) <= _FEW else _merge_sorted(contexts, groups, occurring)
+
+
+def _merge_few(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring: Sequence[int]) -> NDArray[np.uint8]:
+    """One pass for each context that occurs, which is faster than sorting as long as they are few."""
+    merged = np.empty(len(contexts), np.uint8)
+    numbers, taken = np.array(occurring, contexts.dtype), [0] * len(groups)
+    for start in range(0, len(contexts), _FEW_CHUNK):
+        chunk, into = contexts[start : start + _FEW_CHUNK], merged[start : start + _FEW_CHUNK]
+        for index, number in enumerate(numbers):
+            places = (chunk == number).nonzero()[0]
+            first = taken[index]
+            taken[index] += len(places)
+            into[places] = groups[index][first : taken[index]]
+    return merged
+
+
+def _merge_sorted(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring: Sequence[int]) -> NDArray[np.uint8]:
     merged = np.empty(len(contexts), np.uint8)
     values, taken = dict(zip(occurring, groups, strict=True)), dict.fromkeys(occurring, 0)
     for chunk, order, runs in _chunks(contexts):
