@@ -57,10 +57,11 @@ class PackedCodes:
         return unpack_bits(self.data.data, self.width, self.count).astype(np.uint8, copy=False)
 
     def bits(self, first: int, stop: int) -> NDArray[np.uint8]:
-        """Codes of one bit, however packed, from `first`, a multiple of 8, to `stop`: uint8 (stop - first,)."""
+        """Codes of one bit, however packed, from `first` to `stop`: uint8 (stop - first,)."""
         if self.width == 8:
             return self.data[first:stop]
-        return np.unpackbits(self.data[first // 8 :], count=stop - first, bitorder="little")
+        skipped = first % 8
+        return np.unpackbits(self.data[first // 8 :], count=skipped + stop - first, bitorder="little")[skipped:]
 
     def largest_possible(self) -> int:
         """The bits that are set in any of the codes: at least as large as the largest, and below 2**b exactly if all codes are."""

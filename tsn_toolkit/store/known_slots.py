@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsn_toolkit.numerics.counting import count_numbers
+from tsn_toolkit.numerics.packed_codes import PackedCodes
 
 _CHUNK = 1 << 15
 """Slots grouped at a time: few enough to stay in a processor's cache."""
 
-_FEW, _FEW_CHUNK = 8, 1 << 14
-"""Most contexts that are merged one at a time, and slots at a time: their positions take 128 KiB."""
+_FEW, _FEW_CHUNK = 8, 1 << 13
+"""Most contexts that are merged one at a time, and slots at a time: their positions take 64 KiB."""
 
 Contexts = NDArray[np.unsignedinteger[Any]]
 
@@ -88,14 +89,14 @@ def split_by(contexts: Contexts, values: NDArray[np.uint8], occurring: Sequence[
     return [np.concatenate(parts[number]) for number in occurring]
 
 
-def merge_by(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring: Sequence[int]) -> NDArray[np.uint8]:
-    """The inverse of `split_by`: values (n,)."""
+def merge_by(contexts: Contexts, groups: Sequence[PackedCodes], occurring: Sequence[int]) -> NDArray[np.uint8]:
+    """The inverse of `split_by`: bits (n,)."""
     if len(occurring) == 1:
-        return groups[0]
+        return groups[0].codes()
     return _merge_few(contexts, groups, occurring) if len(occurring) <= _FEW else _merge_sorted(contexts, groups, occurring)
 
 
-def _merge_few(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring: Sequence[int]) -> NDArray[np.uint8]:
+def _merge_few(contexts: Contexts, groups: Sequence[PackedCodes], occurring: Sequence[int]) -> NDArray[np.uint8]:
     """One pass for each context that occurs, which is faster than sorting as long as they are few."""
     merged = np.empty(len(contexts), np.uint8)
     numbers, taken = np.array(occurring, contexts.dtype), [0] * len(groups)
@@ -105,11 +106,11 @@ def _merge_few(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurrin
             places = (chunk == number).nonzero()[0]
             first = taken[index]
             taken[index] += len(places)
-            into[places] = groups[index][first : taken[index]]
+            into[places] = groups[index].bits(first, taken[index])
     return merged
 
 
-def _merge_sorted(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring: Sequence[int]) -> NDArray[np.uint8]:
+def _merge_sorted(contexts: Contexts, groups: Sequence[PackedCodes], occurring: Sequence[int]) -> NDArray[np.uint8]:
     merged = np.empty(len(contexts), np.uint8)
     values, taken = dict(zip(occurring, groups, strict=True)), dict.fromkeys(occurring, 0)
     for chunk, order, runs in _chunks(contexts):
@@ -117,7 +118,7 @@ def _merge_sorted(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occur
         for number, start, end in runs:
             first = taken[number]
             taken[number] += end - start
-            pieces.append(values[number][first : taken[number]])
+            pieces.append(values[number].bits(first, taken[number]))
         merged[chunk][order] = np.concatenate(pieces)
     return merged
 

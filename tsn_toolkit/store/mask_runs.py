@@ -167,7 +167,7 @@ class RunSource:
         if known is not None:
             return known
         occurring = np.flatnonzero(sizes).tolist()
-        return merge_by(contexts, [self._stream.read(self._chance(number), int(sizes[number])) for number in occurring], occurring)
+        return merge_by(contexts, [self._stream.read_packed(self._chance(number), int(sizes[number])) for number in occurring], occurring)
 
     def if_certain(self, contexts: Contexts, numbers: int) -> NDArray[np.uint8] | None:
         """Bits that follow from the contexts alone, so that slots of the same context need not be told apart; None where runs must be read."""

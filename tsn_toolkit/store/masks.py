@@ -79,7 +79,7 @@ def decode_mask(blob: BlobReader, known: KnownSlots, *, refines: bool) -> tuple[
     return form, states
 
 
-def _read_marks(form: MaskForm, known: KnownSlots, plain: NDArray[np.bool_], marks: RunSource) -> tuple[KnownSlots, NDArray[np.bool_]]:
+def _read_marks(form: MaskForm, known: KnownSlots, plain: NDArray[np.bool_] | None, marks: RunSource) -> tuple[KnownSlots, NDArray[np.bool_]]:
     """Mask bits in the largest patches of which the mask says one thing, and what is known of these."""
     if form.layout == Layout.BLOCKS:
         aligned = known.row_length * known.grain % form.sizes[0] == 0
@@ -89,9 +89,8 @@ def _read_marks(form: MaskForm, known: KnownSlots, plain: NDArray[np.bool_], mar
         if certain is not None:
             return known, certain.view(np.bool_)
         known = known.refined(1)
-    if len(plain) != known.size:
-        plain = np.zeros(known.size, np.bool_)
-    return known, exchange_marks(form, known, plain, marks)
+    given = np.broadcast_to(np.False_, known.size) if plain is None else plain  # a reader of a stream needs none, and this is one byte of memory
+    return known, exchange_marks(form, known, given, marks)
 
 
 def mask_entropy_bits(states: NDArray[np.uint8], known: KnownSlots, form: MaskForm, *, refines: bool) -> float:
@@ -166,7 +165,7 @@ def _exchange_state(
     if isinstance(bits, np.ndarray):
         _add_in_order_(found, undecided, bits * step)
     elif bits:
-        found += undecided.view(np.uint8) * step
+        found += np.multiply(undecided.view(np.uint8), step, out=undecided.view(np.uint8))
 
 
 def _add_in_order_(found: NDArray[np.uint8], where: NDArray[np.bool_], values: NDArray[np.uint8]) -> None:
@@ -281,20 +280,21 @@ def _plain_bytes(form: MaskForm, marked: NDArray[np.bool_]) -> bytes:
     return varint(len(positions)) + pack_bits(positions & (1 << low) - 1, low) + pack_bits(positions >> low, high)
 
 
-def _take_plain(form: MaskForm, blob: BlobReader, known: KnownSlots) -> NDArray[np.bool_]:
-    """The mask bits of a form without a stream; of one with a stream, no bit set."""
+def _take_plain(form: MaskForm, blob: BlobReader, known: KnownSlots) -> NDArray[np.bool_] | None:
+    """The mask bits of a form without a stream; None of one with a stream."""
     if form.layout == Layout.PARENT:
         return known.used_by_parent()
     if form.layout == Layout.BITMAP:
         return unpack_bits(blob.take(packed_size_bytes(known.size, 1)), 1, known.size).view(np.bool_)
+    if form.layout != Layout.POSITIONS:
+        return None
+    count = take_varint(blob)
+    low, high = (unpack_bits(blob.take(packed_size_bytes(count, width)), width, count) for width in _position_widths(known.size))
+    positions = low.astype(np.int64) | high.astype(np.int64) << _position_widths(known.size)[0]
+    if (np.diff(positions) <= 0).any() or (positions >= known.size).any():
+        raise PartError("the positions of a mask do not ascend within its slots")
     marked = np.zeros(known.size, np.bool_)
-    if form.layout == Layout.POSITIONS:
-        count = take_varint(blob)
-        low, high = (unpack_bits(blob.take(packed_size_bytes(count, width)), width, count) for width in _position_widths(known.size))
-        positions = low.astype(np.int64) | high.astype(np.int64) << _position_widths(known.size)[0]
-        if (np.diff(positions) <= 0).any() or (positions >= known.size).any():
-            raise PartError("the positions of a mask do not ascend within its slots")
-        marked[positions] = True
+    marked[positions] = True
     return marked
 
 

@@ -1,6 +1,6 @@
-"""What a part holds of one layer, as it was read: values are put into the frozen view without being unpacked to one array per slot and question first.
+"""What a part holds of one layer, as it was read: values go into the frozen view without being unpacked to one array per slot first.
 
-Fresh memory costs more than what is done with it, so everything here works in place, and temporary arrays are pieces that stay in a processor's cache.
+Fresh memory costs more than what is done with it, so all of this works in place, and temporary arrays are pieces that stay in a cache.
 """
 
 from __future__ import annotations
