@@ -72,11 +72,17 @@ def decode_mask(blob: BlobReader, known: KnownSlots, *, refines: bool) -> tuple[
     reader = RunReader(blob)
     marks, second, third = reader.kind(), reader.kind(), reader.kind()
     known, marked = _read_marks(form, known, plain, marks)
-    if known.grain > 1 and second.if_certain(known.at(_undecided(form, known, marked)).contexts(form.state_depth), 2 << form.state_depth) is None:
+    if known.grain > 1 and second.if_certain(_state_contexts(form, known, marked), 2 << form.state_depth) is None:
         known, marked = known.refined(1), np.repeat(marked, known.grain)
     states = exchange_states(form, known, marked, marked.view(np.uint8), refines, second, third)
     reader.finish()
     return form, states
+
+
+def _state_contexts(form: MaskForm, known: KnownSlots, marked: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Contexts of the second bits, in order; at depth 0 all are 1, and one stands for all."""
+    undecided = _undecided(form, known, marked)
+    return known.at(undecided).contexts(form.state_depth) if form.state_depth else np.ones(int(undecided.any()), np.uint8)
 
 
 def _read_marks(form: MaskForm, known: KnownSlots, plain: NDArray[np.bool_] | None, marks: RunSource) -> tuple[KnownSlots, NDArray[np.bool_]]:
