@@ -60,7 +60,7 @@ def encode_mask(states: NDArray[np.uint8], known: KnownSlots, granularity: str, 
 
 
 def decode_mask(blob: BlobReader, known: KnownSlots, *, refines: bool) -> tuple[MaskForm, NDArray[np.uint8]]:
-    """Reads what `encode_mask` wrote: the form, and the states uint8 (n,), of patches no larger than those of `known` and as large as the mask allows.
+    """Reads what `encode_mask` wrote: the form, and the states uint8 (n,) of patches, as large as `known` and the mask allow.
 
     Raises:
         PartError, NumericsError: the bytes are not those of a mask.
