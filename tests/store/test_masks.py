@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsn_toolkit.numerics.packed_codes import PackedCodes
 from tsn_toolkit.store import masks
 from tsn_toolkit.store.known_slots import KnownSlots, count_contexts, merge_by, split_by
 from tsn_toolkit.store.mask_forms import Layout, Marks, MaskForm
@@ -42,6 +43,52 @@ def round_trip(states, known, granularity, refines):
     assert read_form == form
     np.testing.assert_array_equal(read_states, states)
     return form, data
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([2, 3, 4, 9, 12]),
+    st.sampled_from(["select", "replace", "mixed"]),
+    st.sampled_from(["element", "block(2)", "block(3)", "block(4)", "block(6)", "block(8)", "block(5)", "2:4"]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_patches_are_read_as_their_slots(seed, grain, rule, granularity, density, by_patch):
+    """A reader that knows the same of all slots of a patch finds what one finds that is told of each slot, and leaves the same bytes."""
+    rng = np.random.default_rng(seed)
+    rows, row_length = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    coarse = known_slots(rng, rows, row_length)
+    coarse = KnownSlots(coarse.present, coarse.history, row_length, grain)
+    known = coarse.refined(1)
+    assert (known.size, known.row_length, known.grain) == (coarse.size * grain, row_length * grain, 1)
+    if by_patch:
+        marked = np.repeat(rng.random(coarse.size) < density, grain)
+    elif granularity == "2:4":
+        marked = choice_marks(rng, rows, row_length * grain, 2, 4)
+    elif granularity != "element":
+        marked = block_marks(rng, rows, row_length * grain, int(granularity[6:-1]))
+    else:
+        marked = rng.random(known.size) < density
+    states = states_of(known, marked, rule, rng)
+    form, data = encode_mask(states, known, granularity, refines=rule == "mixed")
+    blob = BlobReader.of("masks", data + b"more")
+    read_form, patches = decode_mask(blob, coarse, refines=rule == "mixed")
+    assert read_form == form
+    assert coarse.size * grain % len(patches) == 0
+    np.testing.assert_array_equal(np.repeat(patches, known.size // len(patches)), states)
+    assert blob.rest() == b"more"
+
+
+def test_masks_of_patches_stay_patches():
+    """The states of whole units and blocks are read without one number per slot."""
+    fresh = KnownSlots(np.zeros(8, bool), np.zeros(8, np.uint8), 1, 48)
+    everything = np.full(8 * 48, OWN, np.uint8)
+    _, data = encode_mask(everything, fresh.refined(1), "unit", refines=False)
+    assert decode_mask(BlobReader.of("masks", data), fresh, refines=False)[1].tolist() == [OWN] * 8
+    blocks = np.random.default_rng(0).choice([PRUNED, OWN], 8 * 3).astype(np.uint8)
+    _, data = encode_mask(np.repeat(blocks, 16), fresh.refined(1), "block(16)", refines=False)
+    assert decode_mask(BlobReader.of("masks", data), fresh, refines=False)[1].tolist() == blocks.tolist()
 
 
 def block_marks(rng, rows, row_length, size):
@@ -169,7 +216,7 @@ def test_grouping_by_context_and_back(seed, numbers, count):
     for number, group in zip(occurring, groups):
         np.testing.assert_array_equal(group, values[contexts == number])
         assert sizes[number] == len(group)
-    np.testing.assert_array_equal(merge_by(contexts, groups, occurring), values)
+    np.testing.assert_array_equal(merge_by(contexts, [PackedCodes.plain(group) for group in groups], occurring), values)
 
 
 def slots(count, present=False):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tsn_toolkit.numerics.errors import NumericsError
+from tsn_toolkit.numerics.packed_codes import PackedCodes
 
 TOTAL = 1 << 15
 """Frequencies of chances are out of this."""
@@ -37,6 +38,8 @@ _PRECISION = 24
 _BYTE = 8
 _WORD_BYTES = 4
 _CHUNK = 1 << 18
+_DECODED = 1 << 14
+"""Symbols decoded at a time: in the 32 bits that the coder takes for each they stay in a processor's cache."""
 _LAZY_BELOW = TOTAL // 40
 """Below this chance a linear search for the symbol, most likely first, beats a binary one; both decode the same."""
 
@@ -111,7 +114,11 @@ class BitDecoder:
         self._coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
     def read(self, chance: int, count: int) -> NDArray[np.uint8]:
-        """The next run: `count` bits, uint8.
+        """The next run: `count` bits, uint8; see `read_packed`."""
+        return self.read_packed(chance, count).codes()
+
+    def read_packed(self, chance: int, count: int) -> PackedCodes:
+        """The next run: `count` bits.
 
         Raises:
             NumericsError: there is no such chance.
@@ -119,16 +126,16 @@ class BitDecoder:
         if not 0 <= chance <= ALWAYS:
             raise NumericsError(f"a chance is an index in 0..{ALWAYS}, got {chance}")
         if chance in (NEVER, ALWAYS) or count == 0:
-            return np.full(count, chance == ALWAYS, np.uint8)
+            return PackedCodes.plain(np.broadcast_to(np.uint8(chance == ALWAYS), count))
         whole, rest = divmod(count, _BYTE)
         symbols = np.empty(whole + (rest > 0), np.uint8)
         lazy = int(CHANCES[chance]) < _LAZY_BELOW
-        for start in range(0, whole, _CHUNK):
-            part = symbols[start : min(start + _CHUNK, whole)]
+        for start in range(0, whole, _DECODED):
+            part = symbols[start : min(start + _DECODED, whole)]
             part[:] = self._coder.decode(_model(chance, _BYTE, lazy), len(part))
         if rest:
             symbols[whole] = self._coder.decode(_model(chance, rest, False), 1)[0]
-        return np.unpackbits(symbols, count=count, bitorder="little")
+        return PackedCodes(symbols, 1, count)
 
     def finish(self) -> None:
         """Checks that the stream is used up, which a damaged stream rarely is.

@@ -53,7 +53,7 @@ def pack_bits(values: ArrayLike, width: int) -> bytes:
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
 
 
-def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.unsignedinteger[Any]]:
+def unpack_bits(data: bytes | memoryview, width: int, count: int) -> NDArray[np.unsignedinteger[Any]]:
     """Reads `count` values of `width` bits; the inverse of `pack_bits`.
 
     Args:
@@ -67,15 +67,7 @@ def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.unsignedinteg
     Raises:
         NumericsError: the width or the count is out of range, `data` has another length, or an unused bit is set.
     """
-    _check_width(width)
-    if count < 0:
-        raise NumericsError(f"the number of packed values must be at least 0, got {count}")
-    expected = packed_size_bytes(count, width)
-    if len(data) != expected:
-        raise NumericsError(f"{count} values of {width} bits take {expected} bytes, got {len(data)}")
-    used = count * width % 8
-    if used and data[-1] >> used:
-        raise NumericsError(f"the last byte of {count} values of {width} bits has a bit set beyond the last value")
+    check_packed(data, width, count)
     if width == 0:
         return np.zeros(count, np.uint8)
     raw = np.frombuffer(data, np.uint8)
@@ -86,6 +78,23 @@ def unpack_bits(data: bytes, width: int, count: int) -> NDArray[np.unsignedinteg
     planes = np.unpackbits(raw, count=count * width, bitorder="little").reshape(count, width).astype(np.uint16)
     values: NDArray[np.unsignedinteger[Any]] = np.bitwise_or.reduce(planes << np.arange(width, dtype=np.uint16), axis=1)
     return values
+
+
+def check_packed(data: bytes | memoryview, width: int, count: int) -> None:
+    """Checks that bytes are `count` packed values of `width` bits.
+
+    Raises:
+        NumericsError: the width or the count is out of range, `data` has another length, or an unused bit is set.
+    """
+    _check_width(width)
+    if count < 0:
+        raise NumericsError(f"the number of packed values must be at least 0, got {count}")
+    expected = packed_size_bytes(count, width)
+    if len(data) != expected:
+        raise NumericsError(f"{count} values of {width} bits take {expected} bytes, got {len(data)}")
+    used = count * width % 8
+    if used and data[-1] >> used:
+        raise NumericsError(f"the last byte of {count} values of {width} bits has a bit set beyond the last value")
 
 
 def _gather(values: NDArray[Any], width: int) -> bytes:

@@ -19,8 +19,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from tsn_toolkit.numerics.bits import pack_bits, packed_size_bytes, unpack_bits
+from tsn_toolkit.numerics.bits import pack_bits, packed_size_bytes
 from tsn_toolkit.numerics.errors import NumericsError
+from tsn_toolkit.numerics.packed_codes import PackedCodes
 
 _FIELDS, _GAPS = 0, 1
 _LONG_GAP = 255
@@ -47,13 +48,22 @@ def encode_large_run(ranks: NDArray[np.uint8], counts: NDArray[np.int64]) -> byt
 
 
 def decode_large_run(payload: bytes | memoryview, alphabet: int, count: int) -> NDArray[np.uint8]:
-    """Reads a run of `count` ranks, at least 1, of an alphabet of at least two: uint8 (count,).
+    """Reads a run one rank to a byte: uint8 (count,); see `read_large_run`."""
+    return read_large_run(payload, alphabet, count).codes()
+
+
+def read_large_run(payload: bytes | memoryview, alphabet: int, count: int) -> PackedCodes:
+    """Reads a run of `count` ranks, at least 1, of an alphabet of at least two.
 
     Raises:
         NumericsError: the payload does not hold exactly such a run.
     """
     if payload[:1] == bytes([_FIELDS]):
         return _ranks(payload[1:], alphabet, count)
+    return PackedCodes.plain(_decode_gaps(payload, alphabet, count))
+
+
+def _decode_gaps(payload: bytes | memoryview, alphabet: int, count: int) -> NDArray[np.uint8]:
     if payload[:1] != bytes([_GAPS]) or len(payload) < 1 + _GAP_HEAD.size:
         raise NumericsError(f"a coded run of {len(payload)} bytes has no known form")
     frequent, gap_count, length = _GAP_HEAD.unpack_from(payload, 1)
@@ -63,7 +73,7 @@ def decode_large_run(payload: bytes | memoryview, alphabet: int, count: int) -> 
     places = _places(np.frombuffer(_content(body[:length], gap_count), np.uint8), count)
     ranks = np.full(count, frequent, np.uint8)
     if alphabet > 2:
-        others = _ranks(body[length:], alphabet - 1, len(places))
+        others = _ranks(body[length:], alphabet - 1, len(places)).codes()
         ranks[places] = others + (others >= frequent)
     elif len(body) > length:
         raise NumericsError(f"a coded run has {len(body) - length} bytes too many")
@@ -98,11 +108,11 @@ def _places(gap_bytes: NDArray[np.uint8], count: int) -> NDArray[np.int32]:
     return places if ends.all() else places[ends]
 
 
-def _ranks(frame: bytes | memoryview, alphabet: int, count: int) -> NDArray[np.uint8]:
+def _ranks(frame: bytes | memoryview, alphabet: int, count: int) -> PackedCodes:
     width = _width(alphabet)
-    ranks = unpack_bits(_content(frame, packed_size_bytes(count, width)), width, count).astype(np.uint8, copy=False)
-    if count and alphabet < 1 << width and int(ranks.max()) >= alphabet:
-        raise NumericsError(f"a coded run holds symbol {int(ranks.max())} of an alphabet of {alphabet}")
+    ranks = PackedCodes.of(_content(frame, packed_size_bytes(count, width)), width, count)
+    if alphabet < 1 << width and ranks.largest_possible() >= alphabet and (largest := int(ranks.codes().max(initial=0))) >= alphabet:
+        raise NumericsError(f"a coded run holds symbol {largest} of an alphabet of {alphabet}")
     return ranks
 
 

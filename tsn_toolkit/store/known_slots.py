@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsn_toolkit.numerics.counting import count_numbers
+from tsn_toolkit.numerics.packed_codes import PackedCodes
 
 _CHUNK = 1 << 15
 """Slots grouped at a time: few enough to stay in a processor's cache."""
+
+_FEW, _FEW_CHUNK = 8, 1 << 13
+"""Most contexts that are merged one at a time, and slots at a time: their positions take 64 KiB."""
 
 Contexts = NDArray[np.unsignedinteger[Any]]
 
@@ -21,19 +25,24 @@ Contexts = NDArray[np.unsignedinteger[Any]]
 class KnownSlots:
     """The kept slots of one layer as its parent leaves them; flat arrays in C order.
 
+    Slots that share an input and an output, or a block, mostly share their states too. So an entry may stand for a patch: `grain` consecutive slots
+    of a row of which the same is known.
+
     Attributes:
         present: bool (n,), the frozen view holds a value.
         history: uint8 (n,), bit 7 says that the parent uses the slot, bit 6 that its parent does, and so on.
-        row_length: kept slots of one output channel.
+        row_length: entries of one output channel.
+        grain: slots that each entry stands for; a divisor of the slots of a row.
     """
 
     present: NDArray[np.bool_]
     history: NDArray[np.uint8]
     row_length: int
+    grain: int = 1
 
     @property
     def size(self) -> int:
-        """Number of slots."""
+        """Number of entries."""
         return len(self.present)
 
     def contexts(self, depth: int) -> NDArray[np.uint8]:
@@ -51,7 +60,14 @@ class KnownSlots:
 
     def at(self, slots: Any) -> KnownSlots:
         """The same of some slots only."""
-        return KnownSlots(self.present[slots], self.history[slots], self.row_length)
+        return KnownSlots(self.present[slots], self.history[slots], self.row_length, self.grain)
+
+    def refined(self, grain: int) -> KnownSlots:
+        """The same in smaller patches; `grain` is a divisor of the present one. Arrays are shared where nothing changes."""
+        times = self.grain // grain
+        if times == 1:
+            return self
+        return KnownSlots(np.repeat(self.present, times), np.repeat(self.history, times), self.row_length * times, grain)
 
 
 def count_contexts(contexts: Contexts, numbers: int) -> NDArray[np.int64]:
@@ -73,10 +89,28 @@ def split_by(contexts: Contexts, values: NDArray[np.uint8], occurring: Sequence[
     return [np.concatenate(parts[number]) for number in occurring]
 
 
-def merge_by(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring: Sequence[int]) -> NDArray[np.uint8]:
-    """The inverse of `split_by`: values (n,)."""
+def merge_by(contexts: Contexts, groups: Sequence[PackedCodes], occurring: Sequence[int]) -> NDArray[np.uint8]:
+    """The inverse of `split_by`: bits (n,)."""
     if len(occurring) == 1:
-        return groups[0]
+        return groups[0].codes()
+    return _merge_few(contexts, groups, occurring) if len(occurring) <= _FEW else _merge_sorted(contexts, groups, occurring)
+
+
+def _merge_few(contexts: Contexts, groups: Sequence[PackedCodes], occurring: Sequence[int]) -> NDArray[np.uint8]:
+    """One pass for each context that occurs, which is faster than sorting as long as they are few."""
+    merged = np.empty(len(contexts), np.uint8)
+    numbers, taken = np.array(occurring, contexts.dtype), [0] * len(groups)
+    for start in range(0, len(contexts), _FEW_CHUNK):
+        chunk, into = contexts[start : start + _FEW_CHUNK], merged[start : start + _FEW_CHUNK]
+        for index, number in enumerate(numbers):
+            places = (chunk == number).nonzero()[0]
+            first = taken[index]
+            taken[index] += len(places)
+            into[places] = groups[index].bits(first, taken[index])
+    return merged
+
+
+def _merge_sorted(contexts: Contexts, groups: Sequence[PackedCodes], occurring: Sequence[int]) -> NDArray[np.uint8]:
     merged = np.empty(len(contexts), np.uint8)
     values, taken = dict(zip(occurring, groups, strict=True)), dict.fromkeys(occurring, 0)
     for chunk, order, runs in _chunks(contexts):
@@ -84,7 +118,7 @@ def merge_by(contexts: Contexts, groups: Sequence[NDArray[np.uint8]], occurring:
         for number, start, end in runs:
             first = taken[number]
             taken[number] += end - start
-            pieces.append(values[number][first : taken[number]])
+            pieces.append(values[number].bits(first, taken[number]))
         merged[chunk][order] = np.concatenate(pieces)
     return merged
 

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import LayerCodes, LayerPlanes, Refinement
+from tsn_toolkit.contracts import LayerCodes, LayerPlanes
 from tsn_toolkit.numerics.vectors import encode_vector
 from tsn_toolkit.store.codebooks import encode_codebook, take_codebook
 from tsn_toolkit.store.known_slots import KnownSlots
 from tsn_toolkit.store.layout import Architecture, CodedLayer, KeptSlots, UnitMasks
-from tsn_toolkit.store.lineage import Inherited, OwnerLayer, TrunkLayer, shared_states
+from tsn_toolkit.store.lineage import Inherited, OwnerLayer, TrunkLayer, known_patches, shared_patches
 from tsn_toolkit.store.masks import decode_mask, encode_mask
+from tsn_toolkit.store.own_values import ReadCodes, ReadPlane, ReadResiduals
 from tsn_toolkit.store.part import BlobReader, Part, PartError
-from tsn_toolkit.store.values import CodeRun, decode_codes, encode_values
+from tsn_toolkit.store.values import CodeRun, encode_values, read_codes
 from tsn_toolkit.store.vectors import take_kept
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 
@@ -94,8 +95,8 @@ def code_bits(kinds: bytes) -> list[tuple[int, int]]:
 
 
 def known_slots(above: Inherited, kept: KeptSlots) -> KnownSlots:
-    """What is known of a layer's kept slots before the task's own mask."""
-    return KnownSlots(kept.take(above.present), kept.take(above.history), kept.row_length)
+    """What is known of each of a layer's kept slots before the task's own mask."""
+    return known_patches(above, kept).refined(1)
 
 
 class LayerReader:
@@ -125,7 +126,7 @@ class LayerReader:
         kind = next(self._kinds)
         kept = self._architecture.kept_slots(self._unit_masks, layer)
         if kind == SHARED:
-            return OwnerLayer(above, shared_states(above, layer, kept), None, kept.outputs)
+            return OwnerLayer(above, shared_patches(above, layer, kept), None, kept.outputs)
         if kind == PLANES:
             return self._planes(above, kept)
         return self._codes(layer, above, kept, *_widths(kind))
@@ -140,26 +141,28 @@ class LayerReader:
             blob.finish()
 
     def _planes(self, above: Inherited, kept: KeptSlots) -> OwnerLayer:
-        signs = kept.spread(decode_codes(self._values, kept.size, 1).view(np.bool_))
+        signs = read_codes(self._values, kept.size, 1)
         gain = np.zeros(len(kept.outputs), np.int8)
         gain[kept.outputs] = np.frombuffer(self._codebooks.take(kept.shape[0]), np.int8)
         if (gain < 0).any():
             raise PartError(f"a gain of a plane is negative: {int(gain.min())}")
-        states = kept.spread(np.full(kept.size, SlotState.REFINE, np.uint8))
-        return OwnerLayer(above, states, LayerPlanes(signs, gain, self._scale(above, kept)), kept.outputs)
+        patches = kept.in_patches(kept.grain)
+        states = patches.spread(np.full(patches.size, SlotState.REFINE, np.uint8)).reshape(-1)
+        return OwnerLayer(above, states, ReadPlane(signs, kept, gain, self._scale(above, kept)), kept.outputs)
 
     def _codes(self, layer: CodedLayer, above: Inherited, kept: KeptSlots, bit_width: int, refine_bits: int) -> OwnerLayer:
-        form, states = decode_mask(self._masks, known_slots(above, kept), refines=refine_bits > 0)
-        owned = int(np.count_nonzero(states == SlotState.OWN))
+        form, states = decode_mask(self._masks, known_patches(above, kept), refines=refine_bits > 0)
+        grain = kept.size // max(len(states), 1)
+        owned = int(np.count_nonzero(states == SlotState.OWN)) * grain
         if owned and not bit_width:
             raise PartError(f"layer `{layer.name}` owns {owned} slots with 0 bits")
-        codes, codebook = decode_codes(self._values, owned, bit_width), take_codebook(self._codebooks, bit_width)
-        refinement = None
+        codes, codebook = read_codes(self._values, owned, bit_width), take_codebook(self._codebooks, bit_width)
+        residuals = None
         if refine_bits:
-            refined = int(np.count_nonzero(states == SlotState.REFINE))
-            refinement = Refinement(decode_codes(self._values, refined, refine_bits), take_codebook(self._codebooks, refine_bits), refine_bits)
-        own = LayerCodes(kept.spread(states), codes, codebook, bit_width, self._scale(above, kept), refinement=refinement)
-        return OwnerLayer(above, own.states, own, kept.outputs, form)
+            refined = int(np.count_nonzero(states == SlotState.REFINE)) * grain
+            residuals = ReadResiduals(read_codes(self._values, refined, refine_bits), take_codebook(self._codebooks, refine_bits), refine_bits)
+        read = ReadCodes(codes, codebook, bit_width, self._scale(above, kept), residuals)
+        return OwnerLayer(above, kept.in_patches(grain).spread(states).reshape(-1), read, kept.outputs, form)
 
     def _scale(self, above: Inherited, kept: KeptSlots) -> NDArray[np.float32]:
         flag = self._scales.take(1)
@@ -186,16 +189,16 @@ class TrunkReader:
             PartError, NumericsError: the part is damaged.
         """
         if self._seed:
-            return TrunkLayer(above, np.zeros(layer.shape, np.uint8), None, np.zeros(layer.shape[0], np.bool_))
+            return TrunkLayer(above, np.zeros(layer.shape[0], np.uint8), None, np.zeros(layer.shape[0], np.bool_))
         kind = next(self._kinds)
         if not 1 <= kind <= _MOST_BITS:
             raise PartError(f"layer `{layer.name}` of a trunk has codes of 1..{_MOST_BITS} bits, not {kind}")
-        codes, codebook = decode_codes(self._values, layer.size, kind), take_codebook(self._codebooks, kind)
+        codes, codebook = read_codes(self._values, layer.size, kind), take_codebook(self._codebooks, kind)
         if self._scales.take(1) != _OWN:
             raise PartError(f"layer `{layer.name}` of a trunk has no scale")
         everything = np.ones(layer.shape[0], np.bool_)
-        own = LayerCodes(np.full(layer.shape, SlotState.OWN, np.uint8), codes, codebook, kind, take_kept(self._scales, everything, self._precision))
-        return TrunkLayer(above, own.states, own, everything)
+        read = ReadCodes(codes, codebook, kind, take_kept(self._scales, everything, self._precision))
+        return TrunkLayer(above, np.full(layer.shape[0], SlotState.OWN, np.uint8), read, everything)
 
     def finish(self) -> None:
         """Checks that the blobs are used up."""

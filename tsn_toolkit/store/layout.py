@@ -3,6 +3,8 @@
 From it follow, for given unit masks, which slots of a layer and which entries of a vector are stored at all: an index whose unit is dead is not.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,12 +72,23 @@ class KeptSlots:
         return math.prod(self.shape[1:])
 
     @property
+    def grain(self) -> int:
+        """Consecutive slots of a row that are kept or dropped together."""
+        return math.prod(self.full[max(self.kept, default=0) + 1 :])
+
+    def in_patches(self, grain: int) -> KeptSlots:
+        """The same of patches of so many consecutive slots, a divisor of `self.grain`."""
+        first = max(self.kept, default=0) + 1
+        return KeptSlots((*self.full[:first], self.grain // grain), self.kept)
+
+    @property
     def outputs(self) -> NDArray[np.bool_]:
         """Output channels that are kept: bool (out_channels,)."""
         return self.kept[0] if 0 in self.kept else np.ones(self.full[0], np.bool_)
 
     def take(self, array: NDArray[_Entry]) -> NDArray[_Entry]:
-        """The kept entries of an array with the shape of the weight: (size,), C order; a view where all are kept."""
+        """The kept entries of an array with as many entries as the weight: (size,), C order; a view where all are kept."""
+        array = array.reshape(self.full)
         for dim, kept in self.kept.items():
             array = array.take(np.flatnonzero(kept), axis=dim)
         return array.reshape(-1)

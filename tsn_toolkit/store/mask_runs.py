@@ -163,14 +163,26 @@ class RunSource:
     def by_context(self, contexts: Contexts, numbers: int, bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Reads a run for each context that occurs."""
         sizes = count_contexts(contexts, numbers)
+        known = self._if_certain(contexts, sizes)
+        if known is not None:
+            return known
+        occurring = np.flatnonzero(sizes).tolist()
+        return merge_by(contexts, [self._stream.read_packed(self._chance(number), int(sizes[number])) for number in occurring], occurring)
+
+    def if_certain(self, contexts: Contexts, numbers: int) -> NDArray[np.uint8] | None:
+        """Bits that follow from the contexts alone, so that slots of the same context need not be told apart; None where runs must be read."""
+        return self._if_certain(contexts, count_contexts(contexts, numbers))
+
+    def _if_certain(self, contexts: Contexts, sizes: NDArray[np.int64]) -> NDArray[np.uint8] | None:
         occurring = np.flatnonzero(sizes).tolist()
         chances = [self._chance(number) for number in occurring]
-        if contexts.dtype == np.uint8 and all(chance in (NEVER, ALWAYS) for chance in chances):
-            always = np.zeros(_BYTE_VALUES, np.uint8)
-            always[occurring] = np.array(chances) == ALWAYS
-            return look_up(contexts.view(np.uint8), always)
-        groups = [self._stream.read(chance, int(sizes[number])) for number, chance in zip(occurring, chances, strict=True)]
-        return merge_by(contexts, groups, occurring) if groups else np.zeros(0, np.uint8)
+        if contexts.dtype != np.uint8 or not all(chance in (NEVER, ALWAYS) for chance in chances):
+            return None
+        if len(set(chances)) < 2:
+            return np.full(len(contexts), chances[:1] == [ALWAYS], np.uint8)
+        always = np.zeros(_BYTE_VALUES, np.uint8)
+        always[occurring] = np.array(chances) == ALWAYS
+        return look_up(contexts.view(np.uint8), always)
 
     def alike(self, number: int, count: int, bits: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8] | bool:
         """Reads one run."""

@@ -22,7 +22,7 @@ from tsn_toolkit.numerics.bits import MAX_WIDTH, pack_bits, packed_size_bytes, u
 from tsn_toolkit.store.known_slots import KnownSlots
 from tsn_toolkit.store.layout import MAX_LENGTH
 from tsn_toolkit.store.mask_forms import MAX_DEPTH, Layout, Marks, MaskForm
-from tsn_toolkit.store.mask_runs import Exchange, RunReader, RunWriter, Tally
+from tsn_toolkit.store.mask_runs import Exchange, RunReader, RunSource, RunWriter, Tally
 from tsn_toolkit.store.part import BlobReader, PartError
 from tsn_toolkit.store.patterns import choice_contexts, exchange_blocks, exchange_choices, fit_blocks, fit_choices
 from tsn_toolkit.store.varint import take_varint, varint
@@ -30,6 +30,7 @@ from tsn_toolkit.vocabulary import SlotState
 
 _STATES = len(SlotState)
 _CHUNK = 1 << 18
+_PLACES_CHUNK = 1 << 14
 _MAX_GROUP = 99
 _WORD_BITS = 32
 _PLAIN = (Layout.BITMAP, Layout.POSITIONS)
@@ -59,18 +60,43 @@ def encode_mask(states: NDArray[np.uint8], known: KnownSlots, granularity: str, 
 
 
 def decode_mask(blob: BlobReader, known: KnownSlots, *, refines: bool) -> tuple[MaskForm, NDArray[np.uint8]]:
-    """Reads what `encode_mask` wrote: the form, and the states uint8 (n,).
+    """Reads what `encode_mask` wrote: the form, and the states uint8 (n,) of patches, as large as `known` and the mask allow.
 
     Raises:
         PartError, NumericsError: the bytes are not those of a mask.
     """
     form = _take_form(blob)
+    if refines or form.layout in (*_PLAIN, Layout.CHOICES):
+        known = known.refined(1)
     plain = _take_plain(form, blob, known)
     reader = RunReader(blob)
-    marked = exchange_marks(form, known, plain, reader.kind())
-    states = exchange_states(form, known, marked, plain.view(np.uint8), refines, reader.kind(), reader.kind())
+    marks, second, third = reader.kind(), reader.kind(), reader.kind()
+    known, marked = _read_marks(form, known, plain, marks)
+    if known.grain > 1 and second.if_certain(_state_contexts(form, known, marked), 2 << form.state_depth) is None:
+        known, marked = known.refined(1), np.repeat(marked, known.grain)
+    states = exchange_states(form, known, marked, marked.view(np.uint8), refines, second, third)
     reader.finish()
     return form, states
+
+
+def _state_contexts(form: MaskForm, known: KnownSlots, marked: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Contexts of the second bits, in order; at depth 0 all are 1, and one stands for all."""
+    undecided = _undecided(form, known, marked)
+    return known.at(undecided).contexts(form.state_depth) if form.state_depth else np.ones(int(undecided.any()), np.uint8)
+
+
+def _read_marks(form: MaskForm, known: KnownSlots, plain: NDArray[np.bool_] | None, marks: RunSource) -> tuple[KnownSlots, NDArray[np.bool_]]:
+    """Mask bits in the largest patches of which the mask says one thing, and what is known of these."""
+    if form.layout == Layout.BLOCKS:
+        aligned = known.row_length * known.grain % form.sizes[0] == 0
+        known = known.refined(math.gcd(known.grain, form.sizes[0]) if aligned else 1)
+    elif form.layout == Layout.SLOTS and known.grain > 1:
+        certain = marks.if_certain(known.contexts(form.depth), 2 << form.depth)
+        if certain is not None:
+            return known, certain.view(np.bool_)
+        known = known.refined(1)
+    given = np.broadcast_to(np.False_, known.size) if plain is None else plain  # a reader of a stream needs none, and this is one byte of memory
+    return known, exchange_marks(form, known, given, marks)
 
 
 def mask_entropy_bits(states: NDArray[np.uint8], known: KnownSlots, form: MaskForm, *, refines: bool) -> float:
@@ -88,7 +114,7 @@ def exchange_marks(form: MaskForm, known: KnownSlots, marked: NDArray[np.bool_],
     if form.layout == Layout.SLOTS:
         return exchange.by_context(known.contexts(form.depth), 2 << form.depth, marked.view(np.uint8)).view(np.bool_)
     if form.layout == Layout.BLOCKS:
-        return exchange_blocks(known, form.sizes[0], marked, form.depth, exchange)
+        return exchange_blocks(known, form.sizes[0] // known.grain, marked, form.depth, exchange)
     if form.layout == Layout.CHOICES:
         return exchange_choices(known, form.sizes[0], form.sizes[1], marked, form.depth, exchange)
     return marked
@@ -105,13 +131,18 @@ def exchange_states(
 ) -> NDArray[np.uint8]:
     """States of all slots (n,), the second and third bits written from `states` or read."""
     found: NDArray[np.uint8] = marked.view(np.uint8) << np.uint8(1)  # OWN where marked
-    undecided = known.present & (marked if form.marks == Marks.USED else ~marked)
+    undecided = _undecided(form, known, marked)
     base = SlotState.OWN if form.marks == Marks.USED else SlotState.PRUNED
     _exchange_state(found, undecided, base, SlotState.REUSE, known, form.state_depth, states, second)
     if refines:
         undecided = known.present & (found == SlotState.OWN)
         _exchange_state(found, undecided, SlotState.OWN, SlotState.REFINE, known, form.state_depth, states, third)
     return found
+
+
+def _undecided(form: MaskForm, known: KnownSlots, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Slots (n,) whose state the mask leaves open."""
+    return known.present & marked if form.marks == Marks.USED else known.present > marked
 
 
 def _exchange_state(
@@ -136,10 +167,24 @@ def _exchange_state(
         bits: NDArray[np.uint8] | bool = exchange.by_context(known.at(undecided).contexts(depth), 2 << depth, given())
     else:
         bits = exchange.alike(1, count, given)
+    step = np.array(state - base, np.int8).view(np.uint8)  # adding it wraps where the state is the lower number
     if isinstance(bits, np.ndarray):
-        found[np.flatnonzero(undecided)[np.flatnonzero(bits)]] = state
+        _add_in_order_(found, undecided, bits * step)
     elif bits:
-        found += undecided.view(np.uint8) * np.array(state - base, np.int8).view(np.uint8)  # wraps where the state is the lower number
+        found += np.multiply(undecided.view(np.uint8), step, out=undecided.view(np.uint8))
+
+
+def _add_in_order_(found: NDArray[np.uint8], where: NDArray[np.bool_], values: NDArray[np.uint8]) -> None:
+    """Adds values (k,) to the k entries that are marked, in place."""
+    if len(values) == len(found):
+        found += values
+        return
+    taken = 0
+    for start in range(0, len(found), _PLACES_CHUNK):
+        part = found[start : start + _PLACES_CHUNK]
+        places = where[start : start + _PLACES_CHUNK].nonzero()[0]
+        part[places] += values[taken : taken + len(places)]
+        taken += len(places)
 
 
 def _count_states(states: NDArray[np.uint8], known: KnownSlots) -> NDArray[np.int64]:
@@ -241,20 +286,21 @@ def _plain_bytes(form: MaskForm, marked: NDArray[np.bool_]) -> bytes:
     return varint(len(positions)) + pack_bits(positions & (1 << low) - 1, low) + pack_bits(positions >> low, high)
 
 
-def _take_plain(form: MaskForm, blob: BlobReader, known: KnownSlots) -> NDArray[np.bool_]:
-    """The mask bits of a form without a stream; of one with a stream, no bit set."""
+def _take_plain(form: MaskForm, blob: BlobReader, known: KnownSlots) -> NDArray[np.bool_] | None:
+    """The mask bits of a form without a stream; None of one with a stream."""
     if form.layout == Layout.PARENT:
         return known.used_by_parent()
     if form.layout == Layout.BITMAP:
         return unpack_bits(blob.take(packed_size_bytes(known.size, 1)), 1, known.size).view(np.bool_)
+    if form.layout != Layout.POSITIONS:
+        return None
+    count = take_varint(blob)
+    low, high = (unpack_bits(blob.take(packed_size_bytes(count, width)), width, count) for width in _position_widths(known.size))
+    positions = low.astype(np.int64) | high.astype(np.int64) << _position_widths(known.size)[0]
+    if (np.diff(positions) <= 0).any() or (positions >= known.size).any():
+        raise PartError("the positions of a mask do not ascend within its slots")
     marked = np.zeros(known.size, np.bool_)
-    if form.layout == Layout.POSITIONS:
-        count = take_varint(blob)
-        low, high = (unpack_bits(blob.take(packed_size_bytes(count, width)), width, count) for width in _position_widths(known.size))
-        positions = low.astype(np.int64) | high.astype(np.int64) << _position_widths(known.size)[0]
-        if (np.diff(positions) <= 0).any() or (positions >= known.size).any():
-            raise PartError("the positions of a mask do not ascend within its slots")
-        marked[positions] = True
+    marked[positions] = True
     return marked
 
 

@@ -38,6 +38,9 @@ class Runs:
 
 def exchange_blocks(known: KnownSlots, size: int, marks: NDArray[np.bool_], depth: int, exchange: Exchange) -> NDArray[np.bool_]:
     """Marks of all slots (n,), one bit per block, in the context of its first slot."""
+    if known.row_length % size == 0:
+        bits = exchange.by_context(known.at(slice(None, None, size)).contexts(depth), 2 << depth, marks[::size].view(np.uint8))
+        return np.repeat(bits.view(np.bool_), size) if size > 1 else bits.view(np.bool_)
     blocks = Runs.of(known, size)
     bits = exchange.by_context(known.at(blocks.first).contexts(depth), 2 << depth, marks[blocks.first].view(np.uint8))
     return np.repeat(bits.view(np.bool_), blocks.lengths)

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.numerics.bits import pack_bits, packed_size_bytes, unpack_bits
+from tsn_toolkit.numerics.bits import pack_bits, packed_size_bytes
 from tsn_toolkit.numerics.counting import count_numbers
 from tsn_toolkit.numerics.entropy import TOTAL, RunDecoder, coded_bits, encode_runs, quantize_frequencies
-from tsn_toolkit.numerics.large_runs import decode_large_run, encode_large_run
+from tsn_toolkit.numerics.large_runs import encode_large_run, read_large_run
+from tsn_toolkit.numerics.packed_codes import PackedCodes
 from tsn_toolkit.numerics.streams import LARGE as LARGE_COUNT
 from tsn_toolkit.numerics.streams import worth_it
 from tsn_toolkit.store.part import BlobReader, PartError
@@ -98,24 +99,29 @@ def skip_codes(blob: BlobReader, head: bytes, count: int, bit_width: int) -> Non
     blob.take(packed_size_bytes(count, bit_width) if head[0] == PACKED else take_varint(blob))
 
 
-def decode_codes(blob: BlobReader, count: int, bit_width: int) -> NDArray[np.uint8]:
-    """Reads `count` codes back: uint8 (count,).
+def read_codes(blob: BlobReader, count: int, bit_width: int) -> PackedCodes:
+    """Reads `count` codes.
 
     Raises:
         PartError, NumericsError: the blob does not hold exactly these codes.
     """
     if not count:
-        return np.zeros(0, np.uint8)
+        return PackedCodes.plain(np.zeros(0, np.uint8))
     form = blob.take(1)[0]
     if form == PACKED:
-        return unpack_bits(blob.take(packed_size_bytes(count, bit_width)), bit_width, count).astype(np.uint8, copy=False)
+        return PackedCodes.of(blob.take(packed_size_bytes(count, bit_width)), bit_width, count)
     if form == LARGE:
-        return decode_large_run(blob.take(take_varint(blob)), 1 << bit_width, count)
+        return read_large_run(blob.take(take_varint(blob)), 1 << bit_width, count)
     frequencies = _take_table(blob, form, bit_width)
     stream = RunDecoder(blob.take(take_varint(blob)))
     codes = stream.read(frequencies, count)
     stream.finish()
-    return codes
+    return PackedCodes.plain(codes)
+
+
+def decode_codes(blob: BlobReader, count: int, bit_width: int) -> NDArray[np.uint8]:
+    """The same, unpacked: uint8 (count,)."""
+    return read_codes(blob, count, bit_width).codes()
 
 
 def _coarse_table(counts: NDArray[np.int64]) -> NDArray[np.uint8]:

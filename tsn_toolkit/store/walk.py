@@ -30,7 +30,7 @@ def walk_chain(files: PartFiles, owner: str) -> Iterator[tuple[CodedLayer, Owner
             if name == owner:
                 last.append(held)
             else:
-                above = held.below
+                above = held.pass_on_()
             del held  # or it would stay until its child is decoded
         del above
         yield layer, last.pop()  # so that nothing of this layer is kept while the caller works on it
