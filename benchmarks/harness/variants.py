@@ -50,6 +50,7 @@ def variants_of(benchmark: str) -> tuple[Variant, ...]:
         *_granularities(),
         *_encodings(),
         *_small_parts(),
+        *_best(benchmark),
         *_controls(),
     )
 
@@ -78,6 +79,13 @@ ERK_05 = _density(0.05, "erk")
 """What fewer bits, small vectors and rewards are tried on."""
 
 
+SMALL = ("plan.vectors=int8", "plan.head_bits=4")
+"""What is not a weight, small."""
+
+NOBODY = ("parent=trunk", "trunk.word_bits=128")
+"""Nothing is inherited; wider words, since nobody reads what another task owns."""
+
+
 def _bit_widths() -> tuple[Variant, ...]:
     return (
         Variant("erk-05-2bit", "as erk-05, 2-bit codes", (*ERK_05, "plan.bit_width=2"), "bits per code"),
@@ -102,17 +110,32 @@ def _encodings() -> tuple[Variant, ...]:
 
 
 def _small_parts() -> tuple[Variant, ...]:
-    small = ("plan.vectors=int8", "plan.head_bits=4")
     reward = "strategy.options.reuse_bonus=0.1"
     return (
-        Variant("erk-05-vectors8", "as erk-05, int8 vectors, 4-bit heads", (*ERK_05, *small), "small vectors"),
+        Variant("erk-05-vectors8", "as erk-05, int8 vectors, 4-bit heads", (*ERK_05, *SMALL), "small vectors"),
         Variant("erk-05-reuse", "as erk-05, reuse of the parent's slots rewarded", (*ERK_05, reward), "reuse bonus"),
-        Variant(
-            "best",
-            "density 0.04 by layer (ERK), reuse rewarded, adapted bits, int8 vectors, 4-bit heads",
-            (*_density(0.04, "erk"), *small, "plan.adapt_bits=true", reward),
-            "best combination",
-        ),
+    )
+
+
+CONVOLUTIONS_DENSER = (
+    *_density(0.05),
+    "plan.layer_overrides={features.0.0: {density: 0.6}, features.1.0: {density: 0.3}, features.2.0: {density: 0.15}, "
+    "hidden.0.0: {density: 0.01}, hidden.1.0: {density: 0.02}}",
+)
+"""Densities as one would write them into the plan: a convolution's weight works at every position of its output, a linear layer's once."""
+
+
+def _best(benchmark: str) -> tuple[Variant, ...]:
+    """Several savings together, over the densities that suit the network."""
+    what = "0.6, 0.3, 0.15 of the convolutions, 0.01, 0.02 of the linear layers, 4-bit codes"
+    by_hand = Variant("convs-denser", what, CONVOLUTIONS_DENSER, "density by hand")
+    first, densities = ((by_hand,), CONVOLUTIONS_DENSER) if benchmark == "split_cifar100" else ((), ERK_05)
+    settings = (*densities, *SMALL, "plan.bit_width=3")
+    what = f"as {'convs-denser' if first else 'erk-05'}, 3-bit codes, int8 vectors, 4-bit heads"
+    return (
+        *first,
+        Variant("best", what, settings, "best combination"),
+        Variant("alone-best", "control: as best, nothing inherited", (*settings, *NOBODY), "no sharing (control)"),
     )
 
 
@@ -120,12 +143,11 @@ def _controls() -> tuple[Variant, ...]:
     """What the same bytes buy without sharing, and sharing without own weights. Wider words: nobody reads what another task owns."""
 
     def alone(name: str, *overrides: str) -> Variant:
-        return Variant(f"alone-{name}", f"control: as {name}, nothing inherited", (*overrides, *nobody), "no sharing (control)")
+        return Variant(f"alone-{name}", f"control: as {name}, nothing inherited", (*overrides, *NOBODY), "no sharing (control)")
 
     def frozen(name: str, what: str, *overrides: str) -> Variant:
         return Variant(name, f"the first task's net at 8 bits, {what}", (*first_net, *overrides), "frozen trunk", "first_task_trunk")
 
-    nobody = ("parent=trunk", "trunk.word_bits=128")
     first_net = (
         "strategy={name: frozen_trunk}",
         *_density(1.0),
