@@ -23,7 +23,7 @@ from tsn_toolkit.target import Toolchain, load_target
 KERNELS = ("convolution", "average_pool", "add", "rescale", "max_pool", "copy")
 TERMS = ("base", "task", *KERNELS, *(f"call_{kernel}" for kernel in KERNELS))
 SHAPE = (4, 6, 6)
-STACK_STEP = 128
+STACK_STEP = 256
 """The deepest stack is rounded up to a multiple of this, since the compiler may inline more elsewhere."""
 
 

@@ -39,8 +39,8 @@ def bench_package(
 
     Returns:
         {"threads", "runtime", "machine", "batch_<n>": {"median", "q1", "q3", "calls", "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3",
-        "speedup"}, "warnings": [...]}; times in milliseconds per batch. For a target that runs in an emulator here, {"runtime", "not_measured": reason,
-        "warnings": []}: an emulator shows that numbers are right, never how long they take.
+        "speedup"}, "warnings": [...]}; times in milliseconds per batch. For a target that runs in an emulator here, {"runtime", "not_measured",
+        "warnings"}: an emulator shows that numbers are right, never how long they take.
 
     Raises:
         GateError: a setting is out of range, or a model does not run.

@@ -63,6 +63,10 @@ def infer(request, x):
     """Outputs for all inputs, written as npz."""
     package = Path(request["model"]).parent
     manifest = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    wanted = request["options"].get("task")
+    tasks = [task for task in manifest["program"]["tasks"] if wanted in (None, task["name"])]
+    if not tasks:
+        sys.exit(f"the package has no task `{wanted}`")
     outputs = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,9 +74,7 @@ def infer(request, x):
             shutil.copy(package / file, folder)
         call(["make", "-s", "host"], folder)
         few = x[: emulated_count(manifest)]
-        for task in manifest["program"]["tasks"]:
-            if request["options"].get("task", task["name"]) != task["name"]:
-                continue
+        for task in tasks:
             found = run_here(folder, task, x)
             if len(few) and not np.array_equal(run_emulated(folder, task, few), found[: len(few)]):
                 sys.exit(f"task `{task['name']}`: the program for the target and the program for this computer give different bytes")

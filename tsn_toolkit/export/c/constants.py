@@ -41,11 +41,8 @@ class Constants:
         values = self._add_values(f"{name}_values", weights.values)
         rows = self._optional(f"{name}_rows", "uint16_t", weights.rows)
         columns = self._optional(f"{name}_columns", "uint16_t", weights.columns)
-        return self.add_record(f"{name}_weights", "tsn_weights", (f"&{values}", rows, columns, self._optional(f"{name}_used", "uint8_t", weights.used)))
-
-    def size_of(self, name: str) -> int:
-        """Bytes of one array or record."""
-        return next(self._size(kind, content) for (kind, content), found in self._names.items() if found == name)
+        used = self._optional(f"{name}_used", "uint8_t", weights.used)
+        return self.add_record(f"{name}_weights", "tsn_weights", (f"&{values}", rows, columns, used))
 
     @property
     def size_bytes(self) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """Flash and RAM of a program: predicted from its operations before anything is written, and held against the target's limits.
 
 Flash is the constants, each rounded up to the processor's alignment, and machine code: what a kernel takes on this processor, measured once and kept
-in the target, for each kernel that is used, and so many bytes per call of it and per task. RAM is the arena, the caller's largest input and output, and the
-stack. The program that is measured holds also what `run_board.c` needs to read inputs and write outputs; `base` counts it.
+in the target, for each kernel that is used, and so many bytes per call of it and per task. RAM is the arena, the caller's largest input and output,
+and the stack. The program that is measured holds also what `run_board.c` needs to read inputs and write outputs; `base` counts it.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def check_limits(found: Footprint, tasks: Mapping[str, IntegerProgram], weights:
         target: `flash_kib` and `ram_kib` hold; None is no limit.
 
     Raises:
-        ExportError: a limit is exceeded; the message names the layer with the most bytes in flash, or the operation at which the most memory is in use.
+        ExportError: a limit is exceeded; the message names the layer with the most bytes in flash, or the operation with the most memory in use.
     """
     if target.flash_kib is not None and found.flash_bytes > target.flash_kib * _KIB:
         task, layer, size = largest_layer(tasks, weights)
         raise ExportError(
             f"Target `{target.name}` has {target.flash_kib * _KIB:,} bytes of flash, the program takes {found.flash_bytes:,}. The largest layer is "
-            f"`{layer}` of task `{task}`: {size:,} bytes. Lower its density, bit width or units, export fewer tasks together, or choose a larger target."
+            f"`{layer}` of task `{task}`: {size:,} bytes. Lower its density, bit width or units, or choose a larger target."
         )
     if target.ram_kib is not None and found.ram_bytes > target.ram_kib * _KIB:
         raise ExportError(
-            f"Target `{target.name}` has {target.ram_kib * _KIB:,} bytes of RAM, the program takes {found.ram_bytes:,}. {describe_peak(tasks, weights)} "
-            "Remove units there, or choose a larger target."
+            f"Target `{target.name}` has {target.ram_kib * _KIB:,} bytes of RAM, the program takes {found.ram_bytes:,}. "
+            f"{describe_peak(tasks, weights)} Remove units there, or choose a larger target."
         )
 
 

@@ -23,6 +23,8 @@ from tsn_toolkit.target import Toolchain
 
 Weights = Mapping[str, LayerWeights]
 
+THIS_COMPUTER = Toolchain()
+"""gcc for the processor that it runs on."""
 _ROUNDING_KERNELS = ("convolution", "average_pool", "add", "rescale")
 _KERNELS = (*_ROUNDING_KERNELS, "max_pool", "copy")
 
@@ -54,7 +56,7 @@ class CProgram:
 
 
 def generate(
-    tasks: Mapping[str, IntegerProgram], *, weights: Mapping[str, Weights] | None = None, toolchain: Toolchain = Toolchain()
+    tasks: Mapping[str, IntegerProgram], *, weights: Mapping[str, Weights] | None = None, toolchain: Toolchain = THIS_COMPUTER
 ) -> CProgram:
     """Make the source files of `tasks`; the same tasks give the same text.
 

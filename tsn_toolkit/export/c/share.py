@@ -1,8 +1,8 @@
 """Layers that tasks of one store share, stored once: the trunk's values, over them what each task owns, and per task which of it all it uses.
 
-A task reads the frozen view of its own commit: every slot that the trunk, an ancestor or the task itself owns. The view differs from the parent's where
-the task owns something, so these slots alone are stored, over the parent's values; a child that inherits them reads the same arrays. A task whose
-channels were removed reads the rows and columns it kept; a task that leaves slots unused has a bit for each of its weights.
+A task reads the frozen view of its own commit: every slot that the trunk, an ancestor or the task itself owns. The view differs from the parent's
+where the task owns something, so these slots alone are stored, over the parent's values; a child that inherits them reads the same arrays. A task
+whose channels were removed reads the rows and columns it kept; a task that leaves slots unused has a bit for each of its weights.
 
 A layer is shared only where that takes fewer bytes than the tasks' own copies. What is shared must give the task's integers exactly, or it is not.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,15 +129,12 @@ def _kept(slots: NDArray[np.int64], shape: tuple[int, ...]) -> tuple[NDArray[np.
 
 def _size(weights: Iterable[LayerWeights]) -> int:
     """Bytes in flash, equal arrays once."""
-    arrays: dict[bytes, int] = {}
+    arrays: list[NDArray[Any] | None] = []
     records = set()
     for item in weights:
+        arrays += [item.rows, item.columns, item.used]
         for values in item.values.lineage():
             records.add(id(values))
-            for array in (values.codes, values.codebook, values.where, values.starts):
-                if array is not None:
-                    arrays[array.tobytes()] = array.nbytes
-        for array in (item.rows, item.columns, item.used):
-            if array is not None:
-                arrays[array.tobytes()] = array.nbytes
-    return sum(arrays.values()) + _RECORD_BYTES * len(records)
+            arrays += [values.codes, values.codebook, values.where, values.starts]
+    distinct = {array.tobytes(): array.nbytes for array in arrays if array is not None}
+    return sum(distinct.values()) + _RECORD_BYTES * len(records)
