@@ -117,8 +117,7 @@ def test_a_changed_weight_fails_gate_a_even_when_rehashed(array, layer, task, co
 
 
 def test_a_wrong_scale_fails_gate_b(task, ranges, tmp_path):
-    first = next(iter(ranges))
-    changed = {**ranges, first: dataclasses.replace(ranges[first], scale=ranges[first].scale * 30)}
+    changed = {name: dataclasses.replace(found, scale=found.scale * 30) for name, found in ranges.items()}
     seen = {}
 
     def measure(draft, artefact):

@@ -74,13 +74,7 @@ def sections(path: Path, size: str = "size") -> dict[str, int]:
 
 @networks
 def test_the_compiled_program_gives_the_references_bytes(kind, tmp_path):
-    program = lowered(kind)
-    sources = generate({"net": program}).files | {"main.c": main_of("net")}
-    check([str(build(tmp_path, sources))], program, kind)
-
-
-@networks
-def test_no_access_is_out_of_bounds_and_nothing_is_undefined(kind, tmp_path):
+    """Under sanitizers: no access is out of bounds and nothing is undefined."""
     program = lowered(kind)
     sources = generate({"net": program}).files | {"main.c": main_of("net")}
     check([str(build(tmp_path, sources, flags=SANITIZERS))], program, kind)
@@ -124,7 +118,7 @@ def test_the_text_is_the_same_every_time():
 def test_predicted_bytes_are_those_of_the_object_files(kind, compiler, tmp_path):
     needs(compiler)
     program = generate({"net": lowered(kind)}, toolchain=Toolchain(pointer_bytes=4 if compiler == ARM else 8))
-    flags = ("-O2", "-c", "-fdata-sections", "-fno-pie")
+    flags = ("-O1", "-c", "-fdata-sections", "-fno-pie")
     build(tmp_path, {name: program.files[name] for name in ("weights.c", "weights.h")}, compiler=compiler, flags=flags, name="weights.o")
     sources = {name: program.files[name] for name in ("model.c", "model.h", "weights.h")}
     build(tmp_path, sources, compiler=compiler, flags=flags, name="model.o")
