@@ -26,14 +26,13 @@ class TaskText:
     Attributes:
         arena: addresses of its activations.
         kernels: the kernels that it calls, one entry per call.
-        calls: C statements.
+        calls: C expressions, one per call.
         weight_records: layer -> name of its `tsn_weights` record.
     """
 
     def __init__(self, name: str, index: int, program: IntegerProgram, weights: Mapping[str, LayerWeights], constants: Constants) -> None:
         self.name, self.index, self.program, self.weights, self.constants = name, index, program, weights, constants
-        self.lifetimes = lifetimes(program, weights)
-        self.arena = plan_arena(self.lifetimes)
+        self.arena = plan_arena(lifetimes(program, weights))
         self.kernels: list[str] = []
         self.weight_records: dict[str, str] = {}
         self.calls = [call for index, operation in enumerate(program.operations) for call in self._calls(index, operation)]
