@@ -3,10 +3,10 @@
     tsn run digits --out runs/digits
     python benchmarks/firmware.py digits=runs/digits/store [name=STORE ...] [--target edge_cortex_m4] [--counts 1,2,5,10]
 
-For every count the first so many tasks of each store are put into one program and linked for the target; the same tasks are linked one by one. Flash and
-RAM are those of the ELF files (RAM with the stack that the emulated program used), beside what was predicted. Every task of the joint program is then
-run on this computer and must give the bytes of its reference. Writes `results/firmware.json` and `results/firmware.md`. Stores of the same recipe and
-seed give the same numbers; no test data is read and nothing is timed.
+For every count the first so many tasks of each store are put into one program and linked for the target; the same tasks are linked one by one.
+Flash and RAM are those of the ELF files (RAM with the stack that the emulated program used), beside what was predicted. Every task of the joint
+program is then run on this computer and must give the bytes of its reference. Writes `results/firmware.json` and `results/firmware.md`. Stores of
+the same recipe and seed give the same numbers; no test data is read and nothing is timed.
 """
 
 from __future__ import annotations

@@ -99,6 +99,22 @@ def test_every_width_of_codes_is_unpacked(values, bits, tmp_path):
     assert np.array_equal(outputs, expected)
 
 
+def test_gaps_longer_than_a_byte_are_decoded(tmp_path):
+    """Rows of 700 inputs with values at their ends, 254, 255 and 256 slots apart, and a row without any."""
+    codes = np.zeros((4, 700, 1, 1), np.int8)
+    codes[0, [0, 255, 511, 699], 0, 0], codes[1, [699], 0, 0], codes[3, [254, 510], 0, 0] = [90, -80, 70, 60], [-90], [80, -70]
+    source, target = Tensor("x", (700,), 1.0, True), Tensor("y", (4,), 1.0, True)
+    layer = Convolution("linear", source, target, codes, np.zeros(4, np.int32), fixed_point([0.004] * 4, where="linear"), Window((1, 1)), 1)
+    program = IntegerProgram((layer,), source, target)
+    generated = generate({"net": program})
+    assert generated.constant_bytes["tsn_net_linear_values_where"] == 5 + 3 + 3, "a byte per value, and one per 255 slots"
+    inputs = random_bytes(program, 48)
+    expected = stored_bytes(run_reference(program, inputs.astype(np.int64)), target)
+    outputs, _ = answers([str(build(tmp_path, generated.files | {"main.c": main_of("net")}, flags=SANITIZERS))], program, inputs)
+    assert len(np.unique(expected)) > 30
+    assert np.array_equal(outputs, expected)
+
+
 def test_the_makefile_builds_the_files_that_are_written(tmp_path):
     program = generate({"net": lowered(ResidualNet)})
     write_program(program, tmp_path)
