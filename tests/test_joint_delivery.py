@@ -80,8 +80,8 @@ def test_the_convs_lie_in_flash_once(package):
     assert text.count("_conv1_values_codes[") == 1 and text.count("_linear_values_codes[") == 3
     program = json.loads((package / "manifest.json").read_text())["program"]
     assert [task["first_output"] for task in program["tasks"]] == [0, 5, 10]
-    assert len(set(record["conv1"] for record in program["weights"].values())) == 1
-    assert len(set(record["conv2"] for record in program["weights"].values())) == 3
+    assert len({record["conv1"] for record in program["weights"].values()}) == 1
+    assert len({record["conv2"] for record in program["weights"].values()}) == 3
 
 
 def test_the_readmes_code_runs(package):

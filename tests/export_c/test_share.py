@@ -135,4 +135,5 @@ def test_own_weights_are_exact_for_every_form():
 
 def test_operations_without_weights_are_left_alone(shared):
     tasks, weights = shared
-    assert all(set(weights[task]) == {item.layer for item in member.program.operations if isinstance(item, Convolution)} for task, member in tasks.items())
+    for task, member in tasks.items():
+        assert set(weights[task]) == {item.layer for item in member.program.operations if isinstance(item, Convolution)}
