@@ -31,6 +31,7 @@ ROWS = (
     {"export"},
     {"verify", "bench"},
     {"delivery"},
+    {"joint_delivery"},
     {"report"},
     {"pipeline"},
     {"command_line"},

@@ -229,16 +229,18 @@ def retire(store: Path, task: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--task", required=True, help="Name of the task.")
+@click.option("--task", required=True, metavar="NAME", help="Name of the task; with --joint also several, NAME,NAME,..., or `all`.")
 @click.option("--target", "target_name", required=True, help="Name or file of a target, or `all`.")
+@click.option("--joint", is_flag=True, help="C targets: all named tasks in one program that holds what they share once.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; a folder per target is made in it.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the data, in place of the recipe's.")
 @JSON_OPTION
-def export(store: Path, task: str, target_name: str, out: Path, data: Path | None, as_json: bool) -> None:
-    """Export one task of STORE for a target, run it there, and keep it only if both gates hold."""
+def export(store: Path, task: str, target_name: str, joint: bool, out: Path, data: Path | None, as_json: bool) -> None:
+    """Export one task of STORE for a target, run it there, and keep it only if both gates hold; or several as one program."""
     from tsn_toolkit.pipeline.commands import export_from_store
+    from tsn_toolkit.pipeline.joint_export import export_jointly
 
-    result = export_from_store(store, task, target_name, out, data, _hooks())
+    result = (export_jointly if joint else export_from_store)(store, task, target_name, out, data, _hooks())
     click.echo(json.dumps(result) if as_json else "\n".join(f"{name}: {package['path']}" for name, package in result["packages"].items()))
 
 

@@ -442,6 +442,7 @@ class ExtractedModel:
         macs: multiply-accumulates at batch 1.
         dense_macs: of the full model with this task's head.
         proof_error: max |masked - shrunk| / max |masked| over the proof inputs.
+        slots: layer name -> int64 array in the small shape, flat index of each weight in the full layer.
     """
 
     task: str
@@ -451,6 +452,7 @@ class ExtractedModel:
     macs: int
     dense_macs: int
     proof_error: float
+    slots: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 # --------------------------------------------------------------------------------------------------------------------- data

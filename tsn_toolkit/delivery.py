@@ -49,7 +49,7 @@ class Delivery:
     Attributes:
         parity: both gates, with the share of MACs in integer kernels.
         latency_ms: `batch_<n>` -> median, quartiles and the dense fp32 model beside it.
-        model_bytes: size of the model file.
+        model_bytes: size of the model: of its file, or of what it takes in a device's flash.
         warnings: sentences a user should read.
     """
 
@@ -99,7 +99,7 @@ def deliver(
     options = dataclasses.replace(package_options(data), unit_masks=unit_masks or {})
     manifest = write_package(extracted, ranges, target, folder, example_input=x[:1], options=options, measure=measure)
     latency = {key: value for key, value in found["bench"].items() if key.startswith("batch_")}
-    size = manifest["files"][manifest["model_file"]]["bytes"]
+    size = sum(manifest["bytes_by_part"].values())
     return Delivery(parity=found["parity"], latency_ms=latency, model_bytes=size, warnings=tuple(found["bench"]["warnings"]))
 
 
@@ -125,6 +125,8 @@ def _share_record(draft: Path) -> dict[str, Any]:
 
 
 def _bench(draft: Path, dense: nn.Module, example: torch.Tensor, target: Target, bench: BenchSettings) -> dict[str, Any]:
+    if target.toolchain is not None:
+        return bench_package(draft)  # says why it is not timed; there is no dense baseline either
     runtime = load_runtime(target.runtime, target=target.name)
     with tempfile.TemporaryDirectory() as name:
         baseline = Path(name) / runtime.MODEL_FILE

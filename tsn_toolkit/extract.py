@@ -46,12 +46,12 @@ def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWe
     small = shrink(masked, graph, weights.unit_masks)
     error = prove_equal(masked, small.model, graph.inputs or graph.input_shape, seed=0)
     _prove_with_random_norms(masked, graph, weights)
-    q, scale = {}, {}
+    q, scale, kept = {}, {}, {}
     layers = {**weights.q, graph.head: weights.head.codes}
     scales = {**weights.scale, graph.head: weights.head.scale}
     for name, full in layers.items():
         slots = small.slots[f"{name}.weight"].numpy()
-        q[name] = full.reshape(-1)[slots]
+        q[name], kept[name] = full.reshape(-1)[slots], slots
         rows = slots.reshape(slots.shape[0], -1)[:, 0] // int(np.prod(full.shape[1:]))
         scale[name] = scales[name][rows]
     macs, dense_macs = _count_macs(graph, weights, small.model.get_submodule(graph.head).weight.shape[1])
@@ -63,6 +63,7 @@ def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWe
         macs=macs,
         dense_macs=dense_macs,
         proof_error=error,
+        slots=kept,
     )
 
 

@@ -41,7 +41,7 @@ class GateTolerances(_Frozen):
 
     Attributes:
         output_steps: gate (a), largest |artefact - integer reference| in steps of the output quantizer. One step is what different roundings of an
-            exact tie may cost; more means other arithmetic.
+            exact tie may cost; more means other arithmetic. 0 where artefact and reference round alike.
         top1_agreement: gate (b), fraction of samples on which integer reference and float model have the same argmax.
             Static int8 activations of a trained CIFAR-100 ResNet-20 reach 0.97 on 400 test images.
         sqnr_db: gate (b), signal to quantization noise of the logits. 20 dB is noise of a tenth of the logits' root mean square; a well calibrated
@@ -53,7 +53,7 @@ class GateTolerances(_Frozen):
             one that extraction's proof uses.
     """
 
-    output_steps: float = Field(default=1.0, gt=0)
+    output_steps: float = Field(default=1.0, ge=0)
     top1_agreement: float = Field(default=0.95, ge=0, le=1)
     sqnr_db: float = 20.0
     integer_share: float = Field(default=0.9, ge=0, le=1)
@@ -73,6 +73,42 @@ class Rates(_Frozen):
     int8_gmacs_per_s: float = Field(gt=0)
     float_gmacs_per_s: float = Field(gt=0)
     memory_gb_per_s: float = Field(gt=0)
+
+
+class Memory(_Frozen):
+    """Where code and data lie on the machine that a program without an operating system is tried on.
+
+    Attributes:
+        flash_origin, ram_origin: first addresses.
+        flash_kib, ram_kib: of that machine; what the device itself has stands in the target.
+    """
+
+    flash_origin: int = Field(ge=0)
+    flash_kib: int = Field(ge=1)
+    ram_origin: int = Field(ge=0)
+    ram_kib: int = Field(ge=1)
+
+
+class Toolchain(_Frozen):
+    """What turns C sources into a program for the target, and what runs it here.
+
+    Attributes:
+        compiler: command of a gcc.
+        flags: of the processor.
+        emulator: command and arguments in front of the program; a machine that is emulated is never timed.
+        memory: of the emulated machine; None: the program runs under Linux.
+        pointer_bytes: of the processor.
+        code_bytes: kernel -> bytes of machine code; `call_<kernel>`: of each call; `task`: of each task; `base`: of all else.
+        stack_bytes: of the deepest call.
+    """
+
+    compiler: str = Field(default="gcc", min_length=1)
+    flags: tuple[str, ...] = Field(default=(), strict=False)
+    emulator: tuple[str, ...] = Field(default=(), strict=False)
+    memory: Memory | None = None
+    pointer_bytes: Literal[4, 8] = 8
+    code_bytes: dict[str, int] = Field(default_factory=dict)
+    stack_bytes: int = Field(default=0, ge=0)
 
 
 class Source(_Frozen):
@@ -107,6 +143,7 @@ class Target(_Frozen):
         rates: peak rates, None where nobody has measured them.
         flash_kib, ram_kib: limits, None where there is none to speak of.
         session_options_without_vnni: configuration entries that every session must set on a processor without int8 dot products.
+        toolchain: compiler and emulator, for a runtime that is compiled; None for others.
         gates: tolerances.
         sources: origin and date of each figure.
     """
@@ -127,6 +164,7 @@ class Target(_Frozen):
     flash_kib: int | None = Field(default=None, ge=1)
     ram_kib: int | None = Field(default=None, ge=1)
     session_options_without_vnni: dict[str, str] = Field(default_factory=dict)
+    toolchain: Toolchain | None = None
     gates: GateTolerances = Field(default_factory=GateTolerances)
     sources: tuple[Source, ...] = Field(min_length=1, strict=False)
 

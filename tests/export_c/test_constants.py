@@ -1,36 +1,10 @@
-"""Packed weights and arrays that stand in flash once."""
+"""Arrays and records that stand in flash once."""
 
 import numpy as np
-import pytest
 
-from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.c.constants import Constants, pack_weights
-from tsn_toolkit.numerics.bits import unpack_bits
-
-
-@pytest.mark.parametrize(("values", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (16, 4), (17, 5), (100, 7), (128, 7)])
-def test_codes_take_the_bits_that_tell_the_weights_apart(values, bits):
-    book = np.arange(values, dtype=np.int8)[::-1] - np.int8(values // 2)
-    weights = np.random.default_rng(0).permutation(np.resize(book, 3 * 7 * 111)).reshape(3, 7, 111)
-    packed = pack_weights(weights, where="conv")
-    assert packed.bits == bits
-    assert len(packed.data) == -(-weights.size * bits // 8)
-    assert np.array_equal(packed.codebook[unpack_bits(packed.data.tobytes(), bits, weights.size)], weights.reshape(-1))
-
-
-def test_weights_stay_bytes_where_packing_saves_nothing():
-    many = np.arange(-127, 128, dtype=np.int8)
-    few = np.array([1, -2, 3], np.int8)
-    for weights in (many, few):
-        packed = pack_weights(weights, where="conv")
-        assert packed.codebook is None and packed.bits == 8
-        assert np.array_equal(packed.data, weights)
-
-
-def test_a_layer_beyond_32_bit_positions_is_named():
-    huge = np.broadcast_to(np.int8(1), (2**20, 2**10))
-    with pytest.raises(ExportError, match=rf"`fc6` has {2**30} weights"):
-        pack_weights(huge, where="fc6")
+from tsn_toolkit.export.c.constants import Constants
+from tsn_toolkit.export.c.layer_weights import LayerWeights, own_weights
+from tsn_toolkit.export.c.packing import pack_values
 
 
 def test_equal_arrays_have_one_name_and_other_arrays_another():
@@ -43,3 +17,24 @@ def test_equal_arrays_have_one_name_and_other_arrays_another():
     assert constants.size_bytes == {"a_bias": 8, "a_bias_2": 8, "a_shifts": 2, "a_codes": 2}
     assert constants.declarations().splitlines()[0] == "extern const int32_t a_bias[2];"
     assert constants.definitions().startswith("const int32_t a_bias[2] = {\n    1, -2,\n};")
+
+
+def test_two_tasks_that_read_the_same_values_add_their_selections_alone():
+    values = pack_values(np.resize(np.array([3, -4, 5], np.int8), (6, 40)), where="conv")
+    constants = Constants()
+    assert constants.add_weights("tsn_a_conv", LayerWeights(values, 1)) == "tsn_a_conv_weights"
+    before = sum(constants.size_bytes.values())
+    assert constants.add_weights("tsn_b_conv", LayerWeights(values, 1)) == "tsn_a_conv_weights"
+    assert constants.add_weights("tsn_c_conv", LayerWeights(values, 1, rows=np.array([0, 2], np.uint16))) == "tsn_c_conv_weights"
+    assert sum(constants.size_bytes.values()) - before == 16 + 4, "a record of four pointers, and two rows"
+
+
+def test_records_have_the_size_of_the_processors_pointers():
+    weights = own_weights(np.arange(-60, 60, dtype=np.int8).reshape(4, 30, 1, 1), where="conv")
+    sizes = {}
+    for pointer in (4, 8):
+        constants = Constants(pointer)
+        constants.add_weights("conv", weights)
+        sizes[pointer] = constants.size_bytes
+    assert sizes[4] == {"conv_values_codes": 120, "conv_values": 28, "conv_weights": 16}
+    assert sizes[8] == {"conv_values_codes": 120, "conv_values": 48, "conv_weights": 32}

@@ -39,7 +39,8 @@ def bench_package(
 
     Returns:
         {"threads", "runtime", "machine", "batch_<n>": {"median", "q1", "q3", "calls", "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3",
-        "speedup"}, "warnings": [...]}; times in milliseconds per batch.
+        "speedup"}, "warnings": [...]}; times in milliseconds per batch. For a target that runs in an emulator here, {"runtime", "not_measured",
+        "warnings"}: an emulator shows that numbers are right, never how long they take.
 
     Raises:
         GateError: a setting is out of range, or a model does not run.
@@ -48,6 +49,9 @@ def bench_package(
         raise GateError(f"A benchmark needs threads, rounds, batches >= 1 and seconds > 0, got {threads}, {rounds}, {tuple(batches)}, {seconds}.")
     manifest = read_manifest(package)
     target = manifest["target"]
+    if target.get("toolchain"):
+        emulator = " ".join(target["toolchain"]["emulator"][:3])
+        return {"runtime": target["runtime"], "not_measured": f"not measured: emulator ({emulator})", "warnings": []}
     runtime = load_runtime(target["runtime"], target=target["name"])
     entries, plain = runtime.session_options(target["session_options_without_vnni"]), runtime.session_options({})
     models: dict[str, tuple[Path, dict[str, str]]] = {"": (package / manifest["model_file"], entries)}

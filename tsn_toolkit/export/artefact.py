@@ -23,12 +23,12 @@ class Artefact:
         model_file: file name of the model inside the folder it was exported to.
         reference: what the runtime's `admissible_outputs` computes the artefact's arithmetic from.
         input_name, output_name: of the model's graph.
-        bytes_by_part: part -> bytes inside the model file; they add up to the file.
+        bytes_by_part: part -> bytes inside the model file; they add up to the file. Of C sources: bytes of the linked program's flash.
         versions: package -> version of everything that shaped the file.
         output_step: step of the output quantizer, None when the output is not quantized.
         quantization: `graph`, `layerwise` (see `quantizers.brevitas_graph`) or `none`.
         notes: one sentence per thing the user should know.
-        channels: further entries of the manifest: which channels of a layer differ from the store's integers, and how.
+        channels: further entries of the manifest: which channels of a layer differ from the store's integers, and how; what a program occupies.
     """
 
     model_file: str

@@ -157,6 +157,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def golden_inputs(shape: tuple[int, ...], count: int = 16, seed: int = 0) -> NDArray[np.float16]:
+    """Seeded standard normal inputs (count, *shape), in float16 which holds them exactly as they are used."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return generator.standard_normal((count, *shape)).astype(np.float16)
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -175,9 +181,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _runtime_versions(target: Target) -> dict[str, str]:
-    """Of this package and of the runtime that passed the gates."""
-    return {"tsn-toolkit": __version__, target.runtime: importlib.metadata.version(target.runtime)}
+def _runtime_versions(target: Target, artefact: Artefact) -> dict[str, str]:
+    """Of this package and of the runtime that passed the gates; a runtime that is no Python package has told its own."""
+    runtime = {} if target.runtime in artefact.versions else {target.runtime: importlib.metadata.version(target.runtime)}
+    return {"tsn-toolkit": __version__, **runtime}
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -189,9 +196,8 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def _write_golden(
     folder: Path, runtime: Runtime, artefact: Artefact, shape: tuple[int, ...], options: PackageOptions
 ) -> tuple[NDArray[np.float32], str]:
-    """Record seeded standard normal inputs, in float16 which holds them exactly as they are used, and the reference's outputs."""
-    generator = np.random.Generator(np.random.PCG64(options.golden_seed))
-    x = generator.standard_normal((options.golden_samples, *shape)).astype(np.float16)
+    """Record inputs and the reference's outputs."""
+    x = golden_inputs(shape, options.golden_samples, options.golden_seed)
     recorded: list[NDArray[np.float32]] = []
     admissible = list(runtime.admissible_outputs(artefact.reference, torch.from_numpy(x.astype(np.float32))))
     for outputs, _ in admissible:
@@ -232,7 +238,7 @@ def _manifest(
         "bytes_by_part": dict(artefact.bytes_by_part),
         "macs": extracted.macs,
         "dense_macs": extracted.dense_macs,
-        "versions": {**artefact.versions, **_runtime_versions(target)},
+        "versions": {**_runtime_versions(target, artefact), **artefact.versions},
     }
 
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,14 @@ MAX_SAMPLES = 500
 
 
 def run_gates(
-    folder: Path, extracted: ExtractedModel, reference: nn.Module, target: Target, x: torch.Tensor, y: torch.Tensor | None = None
+    folder: Path,
+    extracted: ExtractedModel,
+    reference: nn.Module,
+    target: Target,
+    x: torch.Tensor,
+    y: torch.Tensor | None = None,
+    *,
+    options: Mapping[str, str] | None = None,
 ) -> Parity:
     """Measure both gates on the first min(500, all) held-out samples.
 
@@ -39,6 +46,7 @@ def run_gates(
         target: tolerances and session options.
         x: float32 held-out inputs (n, ...), normalised as in training; gates never see what calibrated the ranges.
         y: int64 labels (n,) for the artefact's accuracy on ALL of x; None: accuracy is NaN.
+        options: of the run beside the runtime's own, such as which task of a package is meant.
 
     Returns:
         The measured parity; a failed gate is listed in `failures`, not raised.
@@ -53,8 +61,8 @@ def run_gates(
     manifest = read_manifest(folder)
     wanted = x if y is not None else held_out
     runtime, model = load_runtime(target.runtime, target=target.name), folder / manifest["model_file"]
-    options = runtime.session_options(target.session_options_without_vnni)
-    artefact = infer(model, wanted.to(torch.float32).numpy(), runtime=target.runtime, options=options)
+    given = {**runtime.session_options(target.session_options_without_vnni), **(options or {})}
+    artefact = infer(model, wanted.to(torch.float32).numpy(), runtime=target.runtime, options=given)
     step = manifest["output_step"]
     integer = nearest_reference(artefact[:count], (outputs for outputs, _ in runtime.admissible_outputs(reference, held_out)), step)
     with torch.no_grad():

@@ -72,12 +72,16 @@ def _result(operation: Operation, values: list[Codes]) -> Codes:
 
 
 def _convolve(operation: Convolution, x: Codes) -> Codes:
+    """Sums of products, computed by products of float64 matrices: exact, since every partial sum is an integer below 2^31."""
     inputs, outputs = operation.codes.shape[1], len(operation.codes) // operation.groups
     windows = _windows(x, operation.window, fill=0)
+    count, _, rows, columns = windows.shape[:4]
     parts = []
     for group in range(operation.groups):
-        weights = operation.codes[group * outputs : (group + 1) * outputs].astype(np.int64)
-        parts.append(np.einsum("ncyxij,ocij->noyx", windows[:, group * inputs : (group + 1) * inputs], weights))
+        weights = operation.codes[group * outputs : (group + 1) * outputs].reshape(outputs, -1).astype(np.float64)
+        seen = windows[:, group * inputs : (group + 1) * inputs].transpose(0, 2, 3, 1, 4, 5)
+        sums = seen.reshape(count * rows * columns, -1).astype(np.float64) @ weights.T
+        parts.append(sums.reshape(count, rows, columns, outputs).transpose(0, 3, 1, 2).astype(np.int64))
     return np.concatenate(parts, 1)
 
 
