@@ -2,7 +2,8 @@
 
     python benchmarks/peak_rates.py --threads 1 --target cpu_onnxruntime
 
-The int8 rate is that of the target's session entries on this processor. Prints the figures as they stand in a target file. Best of several repetitions: a rate is what the hardware can do, not what it did while others ran.
+The int8 rate is that of the target's session entries on this processor. Prints the figures as they stand in a target file. Best of several
+repetitions: a rate is what the hardware can do, not what it did while others ran.
 """
 
 from __future__ import annotations

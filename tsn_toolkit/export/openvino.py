@@ -22,6 +22,7 @@ from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.openvino_arithmetic import FUSIONS, reference_outputs
 from tsn_toolkit.export.processor import session_entries
+from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = integer_onnx.MODEL_FILE
@@ -29,6 +30,14 @@ export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
+VENDOR_INT8 = VendorInt8(
+    tool="nncf.quantize: default settings",
+    modules=("nncf",),
+    install="pip install nncf",
+    write_source=export_dense_fp32,
+    source_file=MODEL_FILE,
+    model_file="model.xml",
+)
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 """Where an artefact says float32, OpenVINO would compute in bfloat16 on processors that have it."""
 _WEIGHT_OPERATIONS = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution"})
