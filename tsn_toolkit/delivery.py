@@ -121,6 +121,8 @@ def bench_beside_dense(
         See `bench_package`, with `vendor_int8`: see `vendor_record`.
     """
     runtime = load_runtime(target.runtime, target=target.name)
+    if not_run := runtime.cannot_run():
+        return {"runtime": target.runtime, "not_run": not_run, "vendor_int8": {"skipped": not_run}, "warnings": [f"no latency: {not_run}."]}
     calibration = normalise(data.train.x[:CALIBRATION_SAMPLES], data.mean, data.std)
     with tempfile.TemporaryDirectory(prefix="tsn-") as name:
         baseline = Path(name) / runtime.MODEL_FILE
@@ -138,7 +140,7 @@ def bench_beside_dense(
 def parity_record(parity: Parity) -> dict[str, Any]:
     """The gates as JSON: infinities become null."""
     record = dataclasses.asdict(parity)
-    record["passed"] = parity.passed
+    record["passed"] = None if parity.not_run and parity.passed else parity.passed  # what was not run has not passed
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 

@@ -73,6 +73,7 @@ def bench_package(
     Returns:
         {"threads", "runtime", "machine", "batch_<n>": {"median", "q1", "q3", "calls", "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3",
         "speedup", the same for "vendor_int8_" and "speedup_over_vendor_int8"}, "warnings": [...]}; times in milliseconds per batch.
+        Where the runtime cannot run on this machine: {"runtime", "not_run", "warnings"}.
 
     Raises:
         GateError: a setting is out of range, or a model does not run.
@@ -82,6 +83,8 @@ def bench_package(
     manifest = read_manifest(package)
     target = manifest["target"]
     runtime = load_runtime(target["runtime"], target=target["name"])
+    if not_run := runtime.cannot_run():
+        return {"runtime": target["runtime"], "not_run": not_run, "warnings": [f"no latency: {not_run}."]}
     entries, plain = runtime.session_options(target["session_options_without_vnni"]), runtime.session_options({})
     models: dict[str, tuple[Path, dict[str, str]]] = {"": (package / manifest["model_file"], entries)}
     if dense_fp32 is not None:

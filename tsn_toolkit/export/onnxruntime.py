@@ -22,6 +22,7 @@ from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = integer_onnx.MODEL_FILE
+DISTRIBUTION = "onnxruntime"
 export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
@@ -51,6 +52,11 @@ options.intra_op_num_threads = 1
 golden = np.load("{golden_file}")
 logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.float32)}})[0]
 """
+
+
+def cannot_run() -> str:
+    """Never: what can be exported can be run."""
+    return ""
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

@@ -26,6 +26,7 @@ from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = integer_onnx.MODEL_FILE
+DISTRIBUTION = "openvino"
 export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
@@ -58,6 +59,11 @@ model = core.read_model("{model_file}")
 model.reshape(list(x.shape))  # a model for one batch size is the fastest
 logits = core.compile_model(model, "CPU", {settings!r})(x)[0]
 """
+
+
+def cannot_run() -> str:
+    """Never: what can be exported can be run."""
+    return ""
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

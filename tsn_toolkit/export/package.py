@@ -117,7 +117,7 @@ def write_package(
         artefact = runtime.export(extracted, ranges, target, draft, example_input=example_input, unit_masks=options.unit_masks)
         shape = tuple(example_input.shape[1:])
         outputs, kind = _write_golden(draft, runtime, artefact, shape, options)
-        manifest = _manifest(extracted, target, artefact, shape, outputs, kind, options)
+        manifest = _manifest(extracted, target, runtime, artefact, shape, outputs, kind, options)
         write_atomically(draft / "README.md", readme_text(manifest, runtime, GOLDEN_FILE).encode())
         _write_manifest(draft, manifest)
         if measure is not None:
@@ -175,9 +175,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _runtime_versions(target: Target) -> dict[str, str]:
-    """Of this package and of the runtime that passed the gates."""
-    return {"tsn-toolkit": __version__, target.runtime: importlib.metadata.version(target.runtime)}
+def _runtime_versions(runtime: Runtime) -> dict[str, str]:
+    """Of this package and of the runtime that passed the gates, where it is installed."""
+    try:
+        return {"tsn-toolkit": __version__, runtime.DISTRIBUTION: importlib.metadata.version(runtime.DISTRIBUTION)}
+    except importlib.metadata.PackageNotFoundError:
+        return {"tsn-toolkit": __version__}
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -204,6 +207,7 @@ def _write_golden(
 def _manifest(
     extracted: ExtractedModel,
     target: Target,
+    runtime: Runtime,
     artefact: Artefact,
     shape: tuple[int, ...],
     outputs: NDArray[np.float32],
@@ -216,6 +220,7 @@ def _manifest(
         "target": target.model_dump(mode="json"),
         "model_file": artefact.model_file,
         "arithmetic": kind,
+        "not_run": runtime.cannot_run(),
         "quantization": artefact.quantization,
         "notes": list(artefact.notes),
         **artefact.channels,
@@ -232,7 +237,7 @@ def _manifest(
         "bytes_by_part": dict(artefact.bytes_by_part),
         "macs": extracted.macs,
         "dense_macs": extracted.dense_macs,
-        "versions": {**artefact.versions, **_runtime_versions(target)},
+        "versions": {**artefact.versions, **_runtime_versions(runtime)},
     }
 
 

@@ -35,6 +35,15 @@ class Runtime(Protocol):
         ...
 
     @property
+    def DISTRIBUTION(self) -> str:
+        """Name of its Python package, whose version a manifest states."""
+        ...
+
+    def cannot_run(self) -> str:
+        """Why this machine cannot run what is exported here, in the words that a package carries, or ""."""
+        ...
+
+    @property
     def VENDOR_INT8(self) -> VendorInt8 | None:
         """The makers' own int8 quantizer, which the dense baseline also goes through; None where there is none."""
         ...
