@@ -73,6 +73,7 @@ def deliver(
     bench: BenchSettings,
     dense_is_trained: bool = True,
     unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Delivery:
     """Writes the package, or nothing.
 
@@ -86,6 +87,7 @@ def deliver(
         bench: how latency is measured.
         dense_is_trained: whether accuracies of the dense model mean anything.
         unit_masks: group -> bool per unit of the pristine model, True = kept, for packages that record them.
+        recipe: the resolved recipe of the task, as the store keeps it.
 
     Raises:
         GateError: a gate failed; there is no package.
@@ -101,7 +103,7 @@ def deliver(
         found["bench"] = bench_beside_dense(draft, dense, data, target, bench, dense_is_trained=dense_is_trained)
         return {"parity.json": found["parity"], "bench.json": found["bench"]}
 
-    options = dataclasses.replace(package_options(data), unit_masks=unit_masks or {})
+    options = dataclasses.replace(package_options(data), unit_masks=unit_masks or {}, recipe=recipe or {})
     manifest = write_package(extracted, ranges, target, folder, example_input=x[:1], options=options, measure=measure)
     latency = {key: value for key, value in found["bench"].items() if key.startswith("batch_")}
     size = manifest["files"][manifest["model_file"]]["bytes"]

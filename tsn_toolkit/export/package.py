@@ -67,6 +67,7 @@ class PackageOptions:
         golden_samples: number of recorded inputs, 1 to 32.
         golden_seed: of the recorded inputs.
         unit_masks: group -> bool per unit of the pristine model, True = kept; recorded by runtimes whose package has a place for it.
+        recipe: the resolved recipe that the task was learned with, without paths of a machine; empty: not known.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -74,6 +75,7 @@ class PackageOptions:
     golden_samples: int = 16
     golden_seed: int = 0
     unit_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_package(
@@ -130,10 +132,13 @@ def write_package(
 
 
 def add_measurements(folder: Path, contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Write measured JSON files into a package and bring the manifest's hashes up to date; returns the manifest."""
+    """Write measured JSON files into a package, and them and their hashes into the manifest (`parity`, `bench`, `accuracy`), which is returned."""
     manifest = read_manifest(folder)
     for name, content in contents.items():
         write_atomically(folder / name, canonical_json(content))
+        manifest[Path(name).stem] = content
+    if "parity.json" in contents:
+        manifest["accuracy"] = contents["parity.json"].get("accuracy")
     _write_manifest(folder, manifest)
     return read_manifest(folder)
 
@@ -217,6 +222,7 @@ def _manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "task": extracted.task,
+        "recipe": dict(options.recipe),
         "target": target.model_dump(mode="json"),
         "model_file": artefact.model_file,
         "arithmetic": kind,

@@ -82,7 +82,16 @@ def export_packages(
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place, settings = out / target.name, bench_settings(recipe)
         done = deliver(
-            extracted, weights.ranges, target, place, data=data, dense=dense, bench=settings, dense_is_trained=False, unit_masks=weights.unit_masks
+            extracted,
+            weights.ranges,
+            target,
+            place,
+            data=data,
+            dense=dense,
+            bench=settings,
+            dense_is_trained=False,
+            unit_masks=weights.unit_masks,
+            recipe=store.recipe(data.name),
         )
         measured = {"model_bytes": done.model_bytes, "parity": done.parity, "latency_ms": done.latency_ms}
         packages[target.name] = {"path": str(out / target.name), **measured}

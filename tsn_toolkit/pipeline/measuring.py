@@ -71,5 +71,14 @@ def _deliver_anew(
     weights, bench = store.weights(data.name), bench_settings(recipe)
     trained = recipe.reference.dense != "none"
     return deliver(
-        extracted, weights.ranges, target, place, data=data, dense=dense, bench=bench, dense_is_trained=trained, unit_masks=weights.unit_masks
+        extracted,
+        weights.ranges,
+        target,
+        place,
+        data=data,
+        dense=dense,
+        bench=bench,
+        dense_is_trained=trained,
+        unit_masks=weights.unit_masks,
+        recipe=store.recipe(data.name),
     )
