@@ -50,7 +50,7 @@ class DecomposedGraph(nn.Module):
         """Logits of float32 inputs (batch, ...)."""
         values: dict[Any, Any] = {}
         for node in self._graph.nodes:
-            args = [values[arg] if isinstance(arg, torch.fx.Node) else arg for arg in node.args]
+            args = [values[arg] if isinstance(arg, type(node)) else arg for arg in node.args]
             if node.op == "placeholder":
                 values[node] = x
             elif node.op == "output":
