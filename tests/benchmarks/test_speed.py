@@ -51,7 +51,8 @@ def test_a_vendor_baseline_that_is_missing_says_why():
 
 
 def test_shares_of_both_runtimes_profiles():
-    events = [{"dur": 30, "args": {"op_name": "QLinearConv"}}, {"dur": 9.99, "args": {"op_name": "QGemm"}}, {"dur": 0.01, "args": {"op_name": "Flatten"}}]
+    spent = {"QLinearConv": 30, "QGemm": 9.99, "Flatten": 0.01}
+    events = [{"dur": duration, "args": {"op_name": name}} for name, duration in spent.items()]
     assert shares(events) == {"QLinearConv": 0.75, "QGemm": 0.2497}
     nodes = [{"operation": "Convolution", "precision": "u8", "microseconds": 4.0}, {"operation": "Pooling", "precision": "u8", "microseconds": 1.0}]
     assert shares(nodes) == {"Convolution u8": 0.8, "Pooling u8": 0.2}
