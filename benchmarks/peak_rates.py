@@ -1,8 +1,9 @@
 """Peak rates of this machine for a target's `rates`: what ONNX Runtime's matrix products and a large copy reach.
 
-    python benchmarks/peak_rates.py --threads 1
+    python benchmarks/peak_rates.py --threads 1 --target cpu_onnxruntime
 
-Prints the figures as they stand in a target file. Best of several repetitions: a rate is what the hardware can do, not what it did while others ran.
+The int8 rate is that of the target's session entries on this processor. Prints the figures as they stand in a target file. Best of several
+repetitions: a rate is what the hardware can do, not what it did while others ran.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from tsn_toolkit.export.processor import session_entries
-from tsn_toolkit.target import load_target
+from tsn_toolkit.target import Target, load_target
 
 SIZE = 1024
 COPIED_BYTES = 1 << 28
@@ -35,7 +36,7 @@ def best_seconds(action: Callable[[], object]) -> float:
     return min(times)
 
 
-def product_rate(node: onnx.NodeProto, inputs: dict[str, np.ndarray], weight: np.ndarray, output: int, threads: int) -> float:
+def product_rate(node: onnx.NodeProto, inputs: dict[str, np.ndarray], weight: np.ndarray, output: int, threads: int, target: Target) -> float:
     """10^9 multiply-accumulates per second of a SIZE x SIZE x SIZE matrix product whose second operand is a constant."""
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in inputs.items()}
     graph = helper.make_graph(
@@ -47,7 +48,7 @@ def product_rate(node: onnx.NodeProto, inputs: dict[str, np.ndarray], weight: np
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    for entry, value in session_entries(load_target("cpu_onnxruntime").session_options_without_vnni).items():
+    for entry, value in session_entries(target.session_options_without_vnni).items():
         options.add_session_config_entry(entry, value)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -58,13 +59,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    threads = parser.parse_args().threads
+    parser.add_argument("--target", default="cpu_onnxruntime", help="a target of ONNX Runtime")
+    arguments = parser.parse_args()
+    threads, target = arguments.threads, load_target(arguments.target)
     random = np.random.default_rng(0)
     floats = {"x": random.standard_normal((SIZE, SIZE)).astype(np.float32)}
     codes = {"x": random.integers(0, 255, (SIZE, SIZE)).astype(np.uint8)}
-    float_rate = product_rate(helper.make_node("MatMul", ["x", "w"], ["y"]), floats, floats["x"].T.copy(), TensorProto.FLOAT, threads)
-    weight = random.integers(-127, 128, (SIZE, SIZE)).astype(np.int8)
-    int8_rate = product_rate(helper.make_node("MatMulInteger", ["x", "w"], ["y"]), codes, weight, TensorProto.INT32, threads)
+    float_rate = product_rate(helper.make_node("MatMul", ["x", "w"], ["y"]), floats, floats["x"].T.copy(), TensorProto.FLOAT, threads, target)
+    weight = random.integers(-target.max_code, target.max_code + 1, (SIZE, SIZE)).astype(np.int8)
+    int8_rate = product_rate(helper.make_node("MatMulInteger", ["x", "w"], ["y"]), codes, weight, TensorProto.INT32, threads, target)
     source, copy = np.zeros(COPIED_BYTES, np.uint8), np.ones(COPIED_BYTES, np.uint8)
     bandwidth = 2 * COPIED_BYTES / best_seconds(lambda: np.copyto(copy, source)) / 1e9
     print(f"rates: {{threads: {threads}, int8_gmacs_per_s: {int8_rate:.1f}, float_gmacs_per_s: {float_rate:.1f}, memory_gb_per_s: {bandwidth:.1f}}}")

@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 
 import tsn_toolkit
+from tsn_toolkit import delivery
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.delivery import BenchSettings
 from tsn_toolkit.pipeline import commands
@@ -221,6 +222,14 @@ def test_bench_of_a_package(tsn: Run, package: Path, monkeypatch: pytest.MonkeyP
     assert {"batch_1", "batch_32"} <= set(result)
     for batch in (result["batch_1"], result["batch_32"]):
         assert 0 < batch["q1"] <= batch["median"] <= batch["q3"]
+
+
+def test_bench_beside_the_dense_network_of_a_store(tsn: Run, package: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "bench_package", functools.partial(bench_package, rounds=1))
+    monkeypatch.setattr(commands, "bench_settings", lambda recipe: BenchSettings(seconds=0.02, batches=(1,)))
+    result = one_object(tsn("bench", package, "--store", tiny_run / "store", "--json"))
+    assert result["batch_1"]["dense_fp32_median"] > 0 and result["batch_1"]["vendor_int8_median"] > 0
+    assert result["vendor_int8"]["bytes"] > 0 and result["vendor_int8"]["accuracy"] is None
 
 
 # ------------------------------------------------------------------------------------------------------------------------- lists

@@ -48,11 +48,15 @@ HOMES = {
     "onnxruntime": {"export", "verify", "bench"},
     "onnxoptimizer": {"export", "verify", "bench"},
     "openvino": {"export", "verify", "bench"},
+    "nncf": {"export"},
+    "tensorrt": {"export"},
     "onnxscript": {"export", "verify", "bench"},
     "jinja2": {"report"},
 }
-# A runtime is imported only inside the function that uses it, or in `run_<runtime>.py`, the program of a process of its own.
-RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino"}
+# A runtime is imported only inside the function that uses it, or in `run_<runtime>.py` and `quantize_<runtime>.py`, processes of their own.
+RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino", "nncf", "tensorrt"}
+PROGRAMS = ("run_", "quantize_")
+EXTRAS = ("onnxruntime", "openvino", "nncf", "tensorrt")
 
 # Distribution in pyproject.toml -> names that it brings, where they differ.
 IMPORT_NAMES = {"pyyaml": {"yaml"}, "scikit-learn": {"sklearn"}, "torch-pruning": {"torch_pruning"}, "pydantic": {"pydantic", "pydantic_core"}}
@@ -116,7 +120,7 @@ def problems(found: list[Import]) -> list[str]:
                 sentences.append(f"{item}, which does not stand above {layer}")
         elif library in HOMES and layer not in HOMES[library]:
             sentences.append(f"{item}, which belongs into {sorted(HOMES[library])}")
-        elif library in RUNTIMES and item.at_import and item.path.stem != f"run_{library}":
+        elif library in RUNTIMES and item.at_import and not item.path.stem.startswith(PROGRAMS):
             sentences.append(f"{item} when it is imported itself; import a runtime inside the function that uses it")
     return sentences
 
@@ -172,7 +176,7 @@ def test_every_library_is_declared() -> None:
     """What the package imports stands in pyproject.toml, so that an installed wheel runs."""
     tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *(line for extra in ("onnxruntime", "openvino") for line in project["optional-dependencies"][extra])]
+    declared = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
     names = {re.split(r"[<>=!~\[; ]", line)[0] for line in declared}
     brought = {module for name in names for module in IMPORT_NAMES.get(name, {name})}
     importable = brought | set(sys.stdlib_module_names) | {"tsn_toolkit"}

@@ -258,12 +258,14 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("package", type=click.Path(path_type=Path))
+@click.option("--store", type=click.Path(path_type=Path, exists=True), help="Store of the task: time the dense network too, fp32 and vendor int8.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="With --store: folder of the data, in place of the recipe's.")
 @JSON_OPTION
-def bench(package: Path, as_json: bool) -> None:
+def bench(package: Path, store: Path | None, data: Path | None, as_json: bool) -> None:
     """Measure the latency of a PACKAGE in its own runtime, in a process of its own."""
     from tsn_toolkit.pipeline.commands import bench_path
 
-    result = bench_path(package)
+    result = bench_path(package, store, data)
     click.echo(json.dumps(result) if as_json else "\n".join(_lines(result)))
 
 

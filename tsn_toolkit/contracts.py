@@ -503,6 +503,7 @@ class Parity:
         samples: number of held-out samples both gates saw.
         accuracy: of the artefact on the test split (measured only, decides nothing).
         failures: one sentence per failed condition.
+        not_run: why the artefact was not run, so that gate (a) compared its weights alone and `output_steps` and `accuracy` are NaN; or "".
     """
 
     output_steps: float
@@ -511,6 +512,7 @@ class Parity:
     samples: int
     accuracy: float
     failures: tuple[str, ...]
+    not_run: str = ""
 
     @property
     def passed(self) -> bool:

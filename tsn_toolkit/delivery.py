@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.bench.latency import bench_package
+from tsn_toolkit.bench.vendor_int8 import CALIBRATION_SAMPLES, VendorBaseline, vendor_accuracy, vendor_int8
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, Parity, TaskData
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.errors import GateError
@@ -49,12 +50,14 @@ class Delivery:
     Attributes:
         parity: both gates, with the share of MACs in integer kernels.
         latency_ms: `batch_<n>` -> median, quartiles and the dense fp32 model beside it.
+        vendor_int8: the vendor's int8 of the dense model: tool, bytes and test accuracy, or why there is none.
         model_bytes: size of the model: of its file, or of what it takes in a device's flash.
         warnings: sentences a user should read.
     """
 
     parity: dict[str, Any]
     latency_ms: dict[str, Any]
+    vendor_int8: dict[str, Any]
     model_bytes: int
     warnings: tuple[str, ...]
 
@@ -68,7 +71,9 @@ def deliver(
     data: TaskData,
     dense: nn.Module,
     bench: BenchSettings,
+    dense_is_trained: bool = True,
     unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Delivery:
     """Writes the package, or nothing.
 
@@ -78,9 +83,11 @@ def deliver(
         target: what it is for.
         folder: the package's place; must not exist.
         data: its test split is measured on; nothing is chosen by it.
-        dense: the dense float32 model that latency is compared with.
+        dense: the dense float32 model that latency is compared with, as it is and after the runtime makers' own int8 quantizer.
         bench: how latency is measured.
+        dense_is_trained: whether accuracies of the dense model mean anything.
         unit_masks: group -> bool per unit of the pristine model, True = kept, for packages that record them.
+        recipe: the resolved recipe of the task, as the store keeps it.
 
     Raises:
         GateError: a gate failed; there is no package.
@@ -93,20 +100,51 @@ def deliver(
         if not parity.passed:
             raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
         found["parity"] = {**parity_record(parity), **_share_record(draft)}
-        found["bench"] = _bench(draft, dense, x[:1], target, bench)
+        found["bench"] = bench_beside_dense(draft, dense, data, target, bench, dense_is_trained=dense_is_trained)
         return {"parity.json": found["parity"], "bench.json": found["bench"]}
 
-    options = dataclasses.replace(package_options(data), unit_masks=unit_masks or {})
+    options = dataclasses.replace(package_options(data), unit_masks=unit_masks or {}, recipe=recipe or {})
     manifest = write_package(extracted, ranges, target, folder, example_input=x[:1], options=options, measure=measure)
     latency = {key: value for key, value in found["bench"].items() if key.startswith("batch_")}
     size = sum(manifest["bytes_by_part"].values())
-    return Delivery(parity=found["parity"], latency_ms=latency, model_bytes=size, warnings=tuple(found["bench"]["warnings"]))
+    return Delivery(found["parity"], latency, found["bench"]["vendor_int8"], size, tuple(found["bench"]["warnings"]))
+
+
+def bench_beside_dense(
+    package: Path, dense: nn.Module, data: TaskData, target: Target, bench: BenchSettings, *, dense_is_trained: bool = True
+) -> dict[str, Any]:
+    """Latency of a package beside the dense model in float32 and in the makers' own int8, which is calibrated on training data.
+
+    Args:
+        package: a package folder, finished or not.
+        dense, data, target, bench, dense_is_trained: see `deliver`.
+
+    Returns:
+        See `bench_package`, with `vendor_int8`: see `vendor_record`.
+    """
+    if target.toolchain is not None:
+        return {**bench_package(package), "vendor_int8": {"skipped": "C programs have no dense baseline"}}
+    runtime = load_runtime(target.runtime, target=target.name)
+    if not_run := runtime.cannot_run():
+        return {"runtime": target.runtime, "not_run": not_run, "vendor_int8": {"skipped": not_run}, "warnings": [f"no latency: {not_run}."]}
+    calibration = normalise(data.train.x[:CALIBRATION_SAMPLES], data.mean, data.std)
+    with tempfile.TemporaryDirectory(prefix="tsn-") as name:
+        baseline = Path(name) / runtime.MODEL_FILE
+        runtime.export_dense_fp32(dense, calibration[:1], baseline)
+        vendor = vendor_int8(dense, calibration.numpy(), target, Path(name))
+        record = bench_package(
+            package, dense_fp32=baseline, vendor_int8=vendor.model, threads=bench.threads, batches=bench.batches, seconds=bench.seconds
+        )
+        accuracy = None
+        if dense_is_trained:
+            accuracy = vendor_accuracy(vendor, target, normalise(data.test.x, data.mean, data.std).numpy(), data.test.y.numpy())
+    return {**record, "vendor_int8": vendor_record(vendor, accuracy)}
 
 
 def parity_record(parity: Parity) -> dict[str, Any]:
     """The gates as JSON: infinities become null."""
     record = dataclasses.asdict(parity)
-    record["passed"] = parity.passed
+    record["passed"] = None if parity.not_run and parity.passed else parity.passed  # what was not run has not passed
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 
@@ -116,19 +154,16 @@ def package_options(data: TaskData) -> PackageOptions:
     return PackageOptions(preprocessing=Preprocessing(mean=data.mean, std=data.std, scaling=scaling), labels=data.classes)
 
 
+def vendor_record(vendor: VendorBaseline, accuracy: float | None) -> dict[str, Any]:
+    """The vendor's int8 of the dense model as JSON; `accuracy` on test data, null where it was not measured."""
+    if vendor.model is None:
+        return {"tool": vendor.tool, "skipped": vendor.skipped}
+    return {"tool": vendor.tool, "seven_bit_weights": vendor.seven_bit_weights, "bytes": vendor.size_bytes, "accuracy": accuracy}
+
+
 def _share_record(draft: Path) -> dict[str, Any]:
     """The share of MACs in integer kernels, null where the runtime computes in floats by design."""
     share = integer_share(draft)
     if share is None:
         return {"integer_mac_share": None, "stays_float": []}
     return {"integer_mac_share": share.share, "stays_float": list(share.stays_float)}
-
-
-def _bench(draft: Path, dense: nn.Module, example: torch.Tensor, target: Target, bench: BenchSettings) -> dict[str, Any]:
-    if target.toolchain is not None:
-        return bench_package(draft)  # says why it is not timed; there is no dense baseline either
-    runtime = load_runtime(target.runtime, target=target.name)
-    with tempfile.TemporaryDirectory() as name:
-        baseline = Path(name) / runtime.MODEL_FILE
-        runtime.export_dense_fp32(dense, example, baseline)
-        return bench_package(draft, dense_fp32=baseline, threads=bench.threads, batches=bench.batches, seconds=bench.seconds)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tsn_toolkit.bench.latency import _warnings, bench_package
+from tsn_toolkit.bench.latency import Causes, bench_package, slower_warnings
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.onnxruntime import export_dense_fp32
 from tsn_toolkit.export.package import write_package
@@ -39,9 +39,20 @@ def test_quartiles_of_both_models(package):
 
 def test_slower_is_a_warning_with_a_reason():
     numbers = {"median": 4.0, "dense_fp32_median": 2.0, "speedup": 0.5}
-    (warning,) = _warnings(32, numbers, slow_kernels=False)
+    (warning,) = slower_warnings(32, numbers, Causes())
     assert warning == "batch 32: int8 takes 4 ms, dense fp32 2 ms; likely reason: small layers spend their time between kernels."
-    assert _warnings(1, {**numbers, "speedup": 1.2}, slow_kernels=True) == []
+    assert slower_warnings(1, {**numbers, "speedup": 1.2}, Causes(slow_kernels=True)) == []
+
+
+def test_slower_than_the_vendors_int8_is_a_warning_too():
+    numbers = {"median": 4.0, "vendor_int8_median": 2.0, "speedup_over_vendor_int8": 0.5}
+    (warning,) = slower_warnings(1, numbers, Causes(whole=True))
+    assert warning == (
+        "batch 1: int8 takes 4 ms, the vendor's int8 of the dense model 2 ms; likely reason: no unit was removed, so both do the same work."
+    )
+    assert "`max_code` is 63" in slower_warnings(1, numbers, Causes(slow_kernels=True))[0]
+    (warning,) = slower_warnings(1, numbers, Causes(computes_float=True))
+    assert "float32 takes 4 ms" in warning and "computes in float32, the other in int8" in warning
 
 
 def test_bad_settings(package):

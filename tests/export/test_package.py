@@ -166,6 +166,15 @@ def test_measurements_are_hashed(task, ranges, tmp_path):
     manifest = write_package(task, ranges, TARGET, tmp_path / "p", example_input=models.inputs(1), measure=lambda draft, artefact: measured)
     assert manifest["files"]["parity.json"]["sha256"] == sha256_of(tmp_path / "p" / "parity.json")
     assert json.loads((tmp_path / "p" / "parity.json").read_text()) == {"output_steps": 0.0, "accuracy": None}
+    assert manifest["parity"] == {"output_steps": 0.0, "accuracy": None} and manifest["accuracy"] is None
+
+
+def test_manifest_carries_recipe_and_measurements(task, ranges, tmp_path):
+    options = PackageOptions(recipe={"seed": 3, "training": {"epochs": 2}})
+    measured = {"parity.json": {"accuracy": 0.5}, "bench.json": {"threads": 1}}
+    manifest = write_package(task, ranges, TARGET, tmp_path / "p", example_input=models.inputs(1), options=options, measure=lambda *_: measured)
+    assert manifest["recipe"] == {"seed": 3, "training": {"epochs": 2}}
+    assert manifest["accuracy"] == 0.5 and manifest["parity"] == {"accuracy": 0.5} and manifest["bench"] == {"threads": 1}
 
 
 def test_refusals(package, task, ranges, tmp_path):

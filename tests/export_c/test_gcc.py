@@ -80,7 +80,7 @@ def test_the_manifest_says_what_the_program_occupies(package):
 
 
 def test_nothing_is_timed(package):
-    assert bench_package(package)["not_measured"] == "not measured: emulator (qemu-system-arm -M mps2-an386)"
+    assert bench_package(package)["not_run"] == "not measured: emulator (qemu-system-arm -M mps2-an386)"
     with pytest.raises(TargetError, match="no float32 baseline"):
         gcc.export_dense_fp32(models.ResidualNet(), models.inputs(1), package / "dense")
 

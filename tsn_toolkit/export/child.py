@@ -1,7 +1,8 @@
 """Start a runtime's runner in a child process and read back what it wrote.
 
 A runner is a file `run_<runtime>.py` beside this one; it imports the runtime and numpy and nothing of the toolkit, so that what it measures is what a
-user of the package gets. Requests and data travel as files in a temporary folder.
+user of the package gets. Where the runtime's makers have a quantizer of their own, `quantize_<runtime>.py` runs it in the same way. Requests and data
+travel as files in a temporary folder.
 """
 
 from __future__ import annotations
@@ -76,11 +77,33 @@ def latencies_ms(
         return json.loads(outputs.read_text(encoding="utf-8"))["milliseconds"]
 
 
+def quantize(model: Path, x: NDArray[np.float32], outputs: Path, *, runtime: str, seven_bit_weights: bool) -> None:
+    """Have the runtime's own tool quantize a dense float32 model to int8.
+
+    Args:
+        model: what the tool reads.
+        x: calibration inputs (n, ...).
+        outputs: file to write.
+        runtime: that has a `quantize_<runtime>.py`.
+        seven_bit_weights: whether weights take half the range, for processors on which the whole range would saturate.
+
+    Raises:
+        GateError: the process failed; its last words are in the message.
+    """
+    with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
+        request = {"model": str(model.resolve()), "seven_bit_weights": seven_bit_weights}
+        _run_script(_FOLDER / f"quantize_{runtime}.py", folder, outputs.resolve(), x, request)
+
+
 def _run(runtime: str, folder: str, outputs: Path, x: NDArray[np.float32], request: dict[str, Any]) -> None:
     script = _FOLDER / f"run_{runtime}.py"
     if not script.is_file():
         known = known_runtimes()
         raise TargetError(f"Runtime {runtime!r} has no runner{did_you_mean(runtime, known)}; known: {', '.join(known)}.")
+    _run_script(script, folder, outputs, x, request)
+
+
+def _run_script(script: Path, folder: str, outputs: Path, x: NDArray[np.float32], request: dict[str, Any]) -> None:
     inputs, file = Path(folder) / "inputs.npz", Path(folder) / "request.json"
     np.savez(inputs, x=np.ascontiguousarray(x, dtype=np.float32))
     file.write_text(json.dumps({**request, "inputs": str(inputs), "outputs": str(outputs)}), encoding="utf-8")
@@ -88,4 +111,6 @@ def _run(runtime: str, folder: str, outputs: Path, x: NDArray[np.float32], reque
     done = subprocess.run([sys.executable, str(alone), str(file)], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not outputs.is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise GateError(f"`{request['model']}` does not run in {runtime} (exit code {done.returncode}): {' '.join(last) or 'no output'}")
+        action = "run in" if script.stem.startswith("run_") else "pass through the quantizer of"
+        runtime = script.stem.partition("_")[2]
+        raise GateError(f"`{request['model']}` does not {action} {runtime} (exit code {done.returncode}): {' '.join(last) or 'no output'}")

@@ -35,6 +35,8 @@ from tsn_toolkit.export.package import read_manifest
 from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
 from tsn_toolkit.target import Target
 
+DISTRIBUTION = ""
+VENDOR_INT8 = None
 MODEL_FILE = "model.c"
 WEIGHTS_FILE = "weights.c"
 INPUT_NAME = "input"
@@ -198,6 +200,11 @@ def reference_outputs(program: IntegerProgram, x: torch.Tensor) -> NDArray[np.fl
     """Real outputs (n, ...) of a program for real inputs x (n, ...)."""
     codes = np.concatenate([run_reference(program, quantize_input(program, chunk.numpy())) for chunk in x.to(torch.float32).split(_BATCH)])
     return codes.astype(np.float32) * np.float32(program.target.step)
+
+
+def cannot_run() -> str:
+    """A machine without compiler or emulator is refused by `export`."""
+    return ""
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

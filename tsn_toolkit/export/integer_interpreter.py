@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,6 +104,19 @@ class Interpreter(ABC):
             zero: 128 where the codes are signed, else 0; runtimes store signed codes with it added.
         """
 
+    def grid(self, proxy: Any) -> tuple[torch.Tensor, float, float, float]:
+        """(step, zero, low, high) of an activation quantizer: float32 scale, what runtimes add to a stored code, and the limits of a code."""
+        step = proxy.scale().detach().to(torch.float32).reshape(())
+        return (step, 128.0, -128.0, 127.0) if proxy.is_signed else (step, 0.0, 0.0, 255.0)
+
+    def accumulate(self, layer: nn.Module, x: Codes) -> Codes:
+        """Integer accumulators of a layer for codes x, the bias included as an integer."""
+        codes = products(layer, x)
+        if layer.bias is None:
+            return codes
+        bias = torch.round((layer.bias.detach().to(torch.float32) / codes.scale.reshape(-1)).to(torch.float64))
+        return replace(codes, value=codes.value + bias.reshape(codes.scale.shape))
+
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs of one batch; `Unknown` for an operation without an integer rule."""
         if self.reference.mode != "graph":
@@ -134,7 +147,7 @@ class Interpreter(ABC):
         if not isinstance(value, Codes) or value.accumulator:
             raise Unknown(name)
         if name in self.reference.codes:
-            return _accumulate(module, value)
+            return self.accumulate(module, value)
         if isinstance(module, _PRESERVING):
             return Codes(module(value.value), value.scale, value.signed)
         if isinstance(module, _AVERAGING):
@@ -155,9 +168,8 @@ class Interpreter(ABC):
 
     def _quantize(self, value: Any, proxy: nn.Module) -> Codes:
         """Codes of one activation quantizer from floats, accumulators, codes of another scale, or a sum of codes."""
-        step = proxy.scale().detach().to(torch.float32).reshape(())
+        step, zero, low, high = self.grid(proxy)
         signed = bool(proxy.is_signed)
-        zero, low, high = (128.0, -128.0, 127.0) if signed else (0.0, 0.0, 255.0)
         unrounded = None
         if isinstance(value, Sum):
             codes = self.rounded(value, step, zero)
@@ -177,15 +189,12 @@ def _reshape(value: torch.Tensor, target: Any, args: list[Any], kwargs: dict[str
     return result
 
 
-def _accumulate(layer: nn.Module, x: Codes) -> Codes:
-    """Integer accumulators of a layer, the bias included."""
+def products(layer: nn.Module, x: Codes) -> Codes:
+    """Exact sums of a layer's products, without its bias; the scale is float32, per channel, shaped to broadcast."""
     quantized = layer.quant_weight()
     weight = quantized.int().to(torch.float64)
     dims = x.value.dim()
     scale = (x.scale * quantized.scale.reshape(-1).to(torch.float32)).to(torch.float32)
-    bias = torch.zeros(len(weight), dtype=torch.float64)
-    if layer.bias is not None:
-        bias = torch.round((layer.bias.detach().to(torch.float32) / scale).to(torch.float64))
     bound = float(weight.abs().flatten(1).sum(1).max()) * 255.0
     kind = torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
     value, weight = x.value.to(kind), weight.to(kind)
@@ -198,4 +207,4 @@ def _accumulate(layer: nn.Module, x: Codes) -> Codes:
             raise Unknown("padding")
         result = convolve(value, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         shape = (1, -1) + (1,) * (dims - 2)
-    return Codes(result.to(torch.float64) + bias.reshape(shape), scale.reshape(shape), True, accumulator=True)
+    return Codes(result.to(torch.float64), scale.reshape(shape), True, accumulator=True)

@@ -10,7 +10,7 @@ import importlib.metadata
 import io
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,27 @@ def export(
     """
     require_modules((*WRITERS, target.runtime), target=target.name, install=target.install)
     check_version(target.runtime, target)
+    return write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=lambda proto, _: shift_signed_activations_(proto))
+
+
+def write(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    adapt_: Callable[[Any, IntegerModel], None],
+) -> Artefact:
+    """As `export`, without a look at the installed runtime.
+
+    Args:
+        extracted, ranges, target, out_dir, example_input: as in `export`.
+        adapt_: called with the graph, its weights named, and the reference; changes the graph to the form that the runtime wants.
+
+    Raises:
+        TargetError, ExportError: as in `export`.
+    """
     _check_target(extracted, target)
     example = example_input[:1].detach().to(torch.float32)
     reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
@@ -71,8 +92,8 @@ def export(
     fold_constant_clips_(proto)
     move_dequantize_below_reshape_(proto)
     unshare_parameters_(proto)
-    shift_signed_activations_(proto)
     _name_weights_(proto, reference, _execution_order(reference, example))
+    adapt_(proto, reference)
     import onnx
 
     if target.ir_version is not None:
@@ -244,13 +265,14 @@ def _integer_source(name: str, producers: Mapping[str, Any], weights: Mapping[st
 
 
 def _bytes_by_part(proto: Any, total: int) -> dict[str, int]:
-    """Bytes of the file: int8 weights, int32 biases, float scales and constants, and the rest (graph, names)."""
+    """Bytes of the file: int8 weights, biases, float scales and constants, and the rest (graph, names)."""
     from onnx import numpy_helper
 
     parts = {"weights": 0, "biases": 0, "constants": 0}
     for tensor in proto.graph.initializer:
         array = numpy_helper.to_array(tensor)
-        part = "weights" if array.dtype == np.int8 and array.ndim > 1 else "biases" if array.dtype == np.int32 else "constants"
+        bias = array.dtype == np.int32 or tensor.name.endswith(".bias")
+        part = "weights" if array.dtype == np.int8 and array.ndim > 1 else "biases" if bias else "constants"
         parts[part] += array.nbytes
     parts["graph"] = total - sum(parts.values())
     return parts

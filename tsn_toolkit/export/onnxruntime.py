@@ -18,13 +18,23 @@ from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
 from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
+from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = integer_onnx.MODEL_FILE
+DISTRIBUTION = "onnxruntime"
 export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
+VENDOR_INT8 = VendorInt8(
+    tool="onnxruntime.quantization.quantize_static: QDQ, weights per channel, min-max ranges",
+    modules=("onnx", "onnxruntime"),
+    install="pip install onnx onnxruntime",
+    write_source=export_dense_fp32,
+    source_file=MODEL_FILE,
+    model_file=MODEL_FILE,
+)
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
 _SUPPORTING = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
@@ -42,6 +52,11 @@ options.intra_op_num_threads = 1
 golden = np.load("{golden_file}")
 logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.float32)}})[0]
 """
+
+
+def cannot_run() -> str:
+    """Never: what can be exported can be run."""
+    return ""
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

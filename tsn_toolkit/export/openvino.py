@@ -22,13 +22,23 @@ from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.openvino_arithmetic import FUSIONS, reference_outputs
 from tsn_toolkit.export.processor import session_entries
+from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = integer_onnx.MODEL_FILE
+DISTRIBUTION = "openvino"
 export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
+VENDOR_INT8 = VendorInt8(
+    tool="nncf.quantize: default settings",
+    modules=("nncf",),
+    install="pip install nncf",
+    write_source=export_dense_fp32,
+    source_file=MODEL_FILE,
+    model_file="model.xml",
+)
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 """Where an artefact says float32, OpenVINO would compute in bfloat16 on processors that have it."""
 _WEIGHT_OPERATIONS = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution"})
@@ -49,6 +59,11 @@ model = core.read_model("{model_file}")
 model.reshape(list(x.shape))  # a model for one batch size is the fastest
 logits = core.compile_model(model, "CPU", {settings!r})(x)[0]
 """
+
+
+def cannot_run() -> str:
+    """Never: what can be exported can be run."""
+    return ""
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

@@ -12,6 +12,7 @@ A package is built in a temporary folder beside its place and renamed when every
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -67,6 +68,7 @@ class PackageOptions:
         golden_samples: number of recorded inputs, 1 to 32.
         golden_seed: of the recorded inputs.
         unit_masks: group -> bool per unit of the pristine model, True = kept; recorded by runtimes whose package has a place for it.
+        recipe: the resolved recipe that the task was learned with, without paths of a machine; empty: not known.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -74,6 +76,7 @@ class PackageOptions:
     golden_samples: int = 16
     golden_seed: int = 0
     unit_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_package(
@@ -117,7 +120,7 @@ def write_package(
         artefact = runtime.export(extracted, ranges, target, draft, example_input=example_input, unit_masks=options.unit_masks)
         shape = tuple(example_input.shape[1:])
         outputs, kind = _write_golden(draft, runtime, artefact, shape, options)
-        manifest = _manifest(extracted, target, artefact, shape, outputs, kind, options)
+        manifest = _manifest(extracted, target, runtime, artefact, shape, outputs, kind, options)
         write_atomically(draft / "README.md", readme_text(manifest, runtime, GOLDEN_FILE).encode())
         _write_manifest(draft, manifest)
         if measure is not None:
@@ -130,10 +133,13 @@ def write_package(
 
 
 def add_measurements(folder: Path, contents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Write measured JSON files into a package and bring the manifest's hashes up to date; returns the manifest."""
+    """Write measured JSON files into a package, and them and their hashes into the manifest (`parity`, `bench`, `accuracy`), which is returned."""
     manifest = read_manifest(folder)
     for name, content in contents.items():
         write_atomically(folder / name, canonical_json(content))
+        manifest[Path(name).stem] = content
+    if "parity.json" in contents:
+        manifest["accuracy"] = contents["parity.json"].get("accuracy")
     _write_manifest(folder, manifest)
     return read_manifest(folder)
 
@@ -181,10 +187,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _runtime_versions(target: Target, artefact: Artefact) -> dict[str, str]:
-    """Of this package and of the runtime that passed the gates; a runtime that is no Python package has told its own."""
-    runtime = {} if target.runtime in artefact.versions else {target.runtime: importlib.metadata.version(target.runtime)}
-    return {"tsn-toolkit": __version__, **runtime}
+def _runtime_versions(runtime: Runtime) -> dict[str, str]:
+    """Of this package and of the runtime's Python package, where it has one and it is installed."""
+    versions = {"tsn-toolkit": __version__}
+    if runtime.DISTRIBUTION:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[runtime.DISTRIBUTION] = importlib.metadata.version(runtime.DISTRIBUTION)
+    return versions
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -210,6 +219,7 @@ def _write_golden(
 def _manifest(
     extracted: ExtractedModel,
     target: Target,
+    runtime: Runtime,
     artefact: Artefact,
     shape: tuple[int, ...],
     outputs: NDArray[np.float32],
@@ -219,9 +229,11 @@ def _manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "task": extracted.task,
+        "recipe": dict(options.recipe),
         "target": target.model_dump(mode="json"),
         "model_file": artefact.model_file,
         "arithmetic": kind,
+        "not_run": runtime.cannot_run(),
         "quantization": artefact.quantization,
         "notes": list(artefact.notes),
         **artefact.channels,
@@ -238,7 +250,7 @@ def _manifest(
         "bytes_by_part": dict(artefact.bytes_by_part),
         "macs": extracted.macs,
         "dense_macs": extracted.dense_macs,
-        "versions": {**_runtime_versions(target, artefact), **artefact.versions},
+        "versions": {**artefact.versions, **_runtime_versions(runtime)},
     }
 
 

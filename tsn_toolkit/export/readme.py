@@ -20,7 +20,7 @@ Run this in the package's folder:
 print("classes:", logits.argmax(axis=1))
 print(f"largest difference to the recorded outputs: {{steps:.3f}} output steps")
 ```
-{note}
+{note}{not_run}
 `manifest.json` holds sha256 sums of all files, `parity.json` and `bench.json` what was measured before the package was written.
 """
 
@@ -52,6 +52,7 @@ def readme_text(manifest: Mapping[str, Any], runtime: Runtime, golden_file: str)
         code=runtime.readme_code(manifest, golden_file),
         output_step=manifest["output_step"],
         note=f"\n{note}\n" if note else "",
+        not_run=f"\nThis package was {manifest['not_run']}.\n" if manifest["not_run"] else "",
     )
 
 

@@ -21,6 +21,7 @@ from tsn_toolkit.errors import TargetError
 from tsn_toolkit.export.artefact import Artefact
 from tsn_toolkit.export.child import known_runtimes
 from tsn_toolkit.export.integer_share import IntegerShare
+from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.registry import did_you_mean
 from tsn_toolkit.target import Target
 
@@ -31,6 +32,20 @@ class Runtime(Protocol):
     @property
     def MODEL_FILE(self) -> str:
         """File name of its model, of a task's and of the dense baseline's."""
+        ...
+
+    @property
+    def DISTRIBUTION(self) -> str:
+        """Name of its Python package, whose version a manifest states; "" where it is none."""
+        ...
+
+    def cannot_run(self) -> str:
+        """Why this machine cannot run what is exported here, in the words that a package carries, or ""."""
+        ...
+
+    @property
+    def VENDOR_INT8(self) -> VendorInt8 | None:
+        """The makers' own int8 quantizer, which the dense baseline also goes through; None where there is none."""
         ...
 
     def export(

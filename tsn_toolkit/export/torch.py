@@ -31,6 +31,8 @@ from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
 from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.pt2"
+DISTRIBUTION = "torch"
+VENDOR_INT8 = None  # torchao's int8 for CPUs needs a compiler where the model runs; a program that is loaded with torch alone has no such kernels
 WEIGHTS_FILE = "weights.safetensors"
 PLAN_FILE = "plan.json"
 INPUT_NAME = "x"
@@ -100,6 +102,11 @@ def check_weights(model: Path, extracted: ExtractedModel, reference: nn.Module) 
         for name, wanted in reference.state_dict().items():
             if name not in found or found[name].shape != wanted.shape or not _same_bits(found[name], wanted):
                 raise ExportError(f"`{path.name}`: tensor `{name}` is not the store's.")
+
+
+def cannot_run() -> str:
+    """Never: what can be exported can be run."""
+    return ""
 
 
 def admissible_outputs(reference: nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

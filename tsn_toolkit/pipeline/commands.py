@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
-from tsn_toolkit.delivery import deliver
+from tsn_toolkit.delivery import bench_beside_dense, deliver
 from tsn_toolkit.errors import ExportError, RunError, TargetError
-from tsn_toolkit.export.package import GOLDEN_FILE
+from tsn_toolkit.export.package import GOLDEN_FILE, read_manifest
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
@@ -51,8 +53,7 @@ def export_from_store(store_path: Path, task: str, target_name: str, out: Path, 
     """
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, task)
-    if data_path is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data_path)})})
+    recipe = _with_data(recipe, data_path)
     shop, data = workshop_of_store(store), load_task(recipe, index)
     if target_name != "all":
         return {"task": task, "packages": export_packages(store, shop, data, recipe, [load_target(target_name)], out, hooks), "skipped": {}}
@@ -75,12 +76,23 @@ def export_packages(
     """One package per target; target name -> path and what was measured. Latency stands beside a dense network of the pristine size."""
     weights = store.weights(data.name)
     extracted = extract(shop.factory, shop.graph, weights)
-    dense = set_head(shop.factory(), shop.graph.head, len(data.classes)).eval()
+    dense = _dense(shop, data)
     packages = {}
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place, settings = out / target.name, bench_settings(recipe)
-        done = deliver(extracted, weights.ranges, target, place, data=data, dense=dense, bench=settings, unit_masks=weights.unit_masks)
+        done = deliver(
+            extracted,
+            weights.ranges,
+            target,
+            place,
+            data=data,
+            dense=dense,
+            bench=settings,
+            dense_is_trained=False,
+            unit_masks=weights.unit_masks,
+            recipe=store.recipe(data.name),
+        )
         measured = {"model_bytes": done.model_bytes, "parity": done.parity, "latency_ms": done.latency_ms}
         packages[target.name] = {"path": str(out / target.name), **measured}
     return packages
@@ -125,12 +137,37 @@ def unpack_to_folder(file: Path, folder: Path) -> dict[str, Any]:
     return {"store": str(folder), "tasks": [entry.name for entry in store.entries], "total_bytes": folder_bytes(folder)}
 
 
-def bench_path(package: Path) -> dict[str, Any]:
-    """Times a package in its own runtime."""
-    return bench_package(package)
+def bench_path(package: Path, store_path: Path | None, data_path: Path | None) -> dict[str, Any]:
+    """Times a package in its own runtime; beside the dense network, in float32 and in the vendor's own int8, where a store says which network.
+
+    Args:
+        package: the package.
+        store_path: the store that the task is in, or None.
+        data_path: stands in for `data.path` of the store's recipe.
+    """
+    if store_path is None:
+        return bench_package(package)
+    manifest = read_manifest(package)
+    store = Store.open(store_path)
+    recipe, index = recipe_of_task(store, manifest["task"])
+    shop, data = workshop_of_store(store), load_task(_with_data(recipe, data_path), index)
+    target = Target.model_validate(manifest["target"])
+    return bench_beside_dense(package, _dense(shop, data), data, target, bench_settings(recipe), dense_is_trained=False)
 
 
 def plan_text(recipe: Recipe, say: Callable[[str], None]) -> str:
     """The plan that a run of the recipe would make, as the text of its file."""
     made = plan_of_recipe(recipe, shop_of_recipe(recipe).graph, [load_target(name) for name in recipe.targets], say)
     return plan_text_of(made.plan, made.measured)
+
+
+def _with_data(recipe: Recipe, data_path: Path | None) -> Recipe:
+    """The recipe with another place of its data; None leaves it as it is."""
+    if data_path is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data_path)})})
+
+
+def _dense(shop: Workshop, data: TaskData) -> nn.Module:
+    """A network of the pristine size with the task's outputs, not trained: it stands for latency alone."""
+    return set_head(shop.factory(), shop.graph.head, len(data.classes)).eval()

@@ -69,4 +69,16 @@ def _deliver_anew(
     if place.exists():
         shutil.rmtree(place)
     weights, bench = store.weights(data.name), bench_settings(recipe)
-    return deliver(extracted, weights.ranges, target, place, data=data, dense=dense, bench=bench, unit_masks=weights.unit_masks)
+    trained = recipe.reference.dense != "none"
+    return deliver(
+        extracted,
+        weights.ranges,
+        target,
+        place,
+        data=data,
+        dense=dense,
+        bench=bench,
+        dense_is_trained=trained,
+        unit_masks=weights.unit_masks,
+        recipe=store.recipe(data.name),
+    )

@@ -21,7 +21,7 @@ from tsn_toolkit.contracts import ExtractedModel, Parity
 from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.package import read_manifest
-from tsn_toolkit.export.runtime import load_runtime
+from tsn_toolkit.export.runtime import Runtime, load_runtime
 from tsn_toolkit.target import Target
 
 MAX_SAMPLES = 500
@@ -49,7 +49,8 @@ def run_gates(
         options: of the run beside the runtime's own, such as which task of a package is meant.
 
     Returns:
-        The measured parity; a failed gate is listed in `failures`, not raised.
+        The measured parity; where the runtime cannot run here, `not_run` says so. A failed gate is listed in `failures`, not
+        raised.
 
     Raises:
         GateError: no samples, or the artefact does not run.
@@ -61,15 +62,35 @@ def run_gates(
     manifest = read_manifest(folder)
     wanted = x if y is not None else held_out
     runtime, model = load_runtime(target.runtime, target=target.name), folder / manifest["model_file"]
+    if not_run := runtime.cannot_run():
+        return _without_a_run(runtime, model, extracted, reference, held_out, target, not_run)
     given = {**runtime.session_options(target.session_options_without_vnni), **(options or {})}
     artefact = infer(model, wanted.to(torch.float32).numpy(), runtime=target.runtime, options=given)
     step = manifest["output_step"]
     integer = nearest_reference(artefact[:count], (outputs for outputs, _ in runtime.admissible_outputs(reference, held_out)), step)
-    with torch.no_grad():
-        store = torch.cat([extracted.model(chunk) for chunk in held_out.split(100)])
+    store = _store_outputs(extracted, held_out)
     accuracy = float((artefact.argmax(1) == y.numpy()).mean()) if y is not None else float("nan")
     kind = "float" if manifest["arithmetic"] == "float" else "integer"
-    parity = compare(artefact[:count], integer, store.numpy(), step=step, target=target, accuracy=accuracy, kind=kind)
+    parity = compare(artefact[:count], integer, store, step=step, target=target, accuracy=accuracy, kind=kind)
+    return _with_weights_checked(parity, runtime, model, extracted, reference)
+
+
+def _without_a_run(
+    runtime: Runtime, model: Path, extracted: ExtractedModel, reference: nn.Module, x: torch.Tensor, target: Target, not_run: str
+) -> Parity:
+    """Gate (b), and of gate (a) what the file alone tells."""
+    outputs, kind = next(runtime.admissible_outputs(reference, x))
+    parity = compare(outputs, outputs, _store_outputs(extracted, x), step=1.0, target=target, accuracy=float("nan"), kind=kind)
+    parity = replace(parity, output_steps=float("nan"), not_run=not_run)
+    return _with_weights_checked(parity, runtime, model, extracted, reference)
+
+
+def _store_outputs(extracted: ExtractedModel, x: torch.Tensor) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return torch.cat([extracted.model(chunk) for chunk in x.split(100)]).numpy()
+
+
+def _with_weights_checked(parity: Parity, runtime: Runtime, model: Path, extracted: ExtractedModel, reference: nn.Module) -> Parity:
     try:
         runtime.check_weights(model, extracted, reference)
     except ExportError as error:

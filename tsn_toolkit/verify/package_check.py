@@ -21,14 +21,16 @@ class PackageCheck:
     Attributes:
         files: number of files whose hash was checked.
         samples: recorded inputs that were run.
-        output_steps: largest difference to the recorded outputs, in output steps.
-        failures: one sentence per failed condition; empty: the package answers as on the day it was made.
+        output_steps: largest difference to the recorded outputs, in output steps; None where nothing was run.
+        failures: one sentence per failed condition; empty: the package answers as on the day it was made, or was not run.
+        not_run: why the runtime cannot run here, or "".
     """
 
     files: int
     samples: int
-    output_steps: float
+    output_steps: float | None
     failures: tuple[str, ...]
+    not_run: str = ""
 
     @property
     def passed(self) -> bool:
@@ -56,7 +58,10 @@ def verify_package(folder: Path) -> PackageCheck:
     with np.load(folder / GOLDEN_FILE, allow_pickle=False) as golden:
         x, expected = golden["x"].astype(np.float32), golden["y"]
     target = manifest["target"]
-    options = load_runtime(target["runtime"], target=target["name"]).session_options(target["session_options_without_vnni"])
+    runtime = load_runtime(target["runtime"], target=target["name"])
+    if not_run := runtime.cannot_run():
+        return PackageCheck(len(manifest["files"]), 0, None, (), not_run)
+    options = runtime.session_options(target["session_options_without_vnni"])
     got = infer(folder / manifest["model_file"], x, runtime=target["runtime"], options=options)
     steps = output_steps(got, nearest_reference(got, expected, manifest["output_step"]), manifest["output_step"])
     allowed = target["gates"]["output_steps"]

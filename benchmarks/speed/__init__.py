@@ -1,0 +1,1 @@
+"""Parts of `latency.py`: what is timed, and where the time goes."""

@@ -1,0 +1,85 @@
+"""The measured rows as Markdown: goals against measurements, and for each row what the speed is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+
+GOALS = {
+    ("onnxruntime", "batch_1"): 4.0,
+    ("onnxruntime", "batch_32"): 4.0,
+    ("openvino", "batch_32"): 10.0,
+}
+"""Least speed-up over dense fp32."""
+VENDOR_GOAL = 1.5
+"""Least speed-up over the vendor's int8 of the dense model."""
+ACCURACY_GOAL = 0.01
+"""Largest loss of test accuracy against dense fp32."""
+
+_HEAD = ("what", "target", "batch", "MACs kept", "ms, median", "dense fp32, ms", "times as fast", "goal", "vendor int8, ms", "times as fast", "goal")
+
+
+def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, str]) -> str:
+    """The whole page."""
+    lines = [
+        "# Latency",
+        "",
+        f"`{command}`; one thread; {processor}; " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
+        "Models take turns in processes of their own; medians of the single calls. Quartiles and everything else: `latency.json`.",
+        "",
+        "| " + " | ".join(_HEAD) + " |",
+        "|-" * len(_HEAD) + "|",
+    ]
+    lines += [line for row in rows for line in _time_lines(row)]
+    lines += ["", "## Accuracy on the test set", "", "| what | target | dense fp32 | package | vendor int8 | within a point |", "|-|-|-|-|-|-|"]
+    lines += [_accuracy_line(row) for row in rows if row["accuracy"]["dense_fp32"] is not None]
+    lines += ["", "## What the speed is made of", "", *_HOW, ""]
+    lines += [line for row in rows for line in _composition(row)]
+    return "\n".join(lines) + "\n"
+
+
+_HOW = (
+    "A package's speed-up over dense fp32 is the inverse of the MACs kept times the ratio of the two rates, MACs per second over the whole call. The",
+    "runtime's own profile says which operations the package's time goes to.",
+)
+
+
+def _time_lines(row: Row) -> list[str]:
+    lines = []
+    for batch in ("batch_1", "batch_32"):
+        numbers = row["times"][batch]
+        goal = GOALS.get((row["times"]["runtime"], batch))
+        vendor = numbers.get("vendor_int8_median")
+        cells = [row["subject"], row["target"], batch.removeprefix("batch_"), f"{row['macs'] / row['dense_macs']:.3f}", f"{numbers['median']:.3f}"]
+        cells += [f"{numbers['dense_fp32_median']:.3f}", f"{numbers['speedup']:.2f}", _verdict(numbers["speedup"], goal)]
+        if vendor is None:
+            cells += ["-", "-", row["vendor_int8"].get("skipped", "-")]
+        else:
+            cells += [f"{vendor:.3f}", f"{numbers['speedup_over_vendor_int8']:.2f}", _verdict(numbers["speedup_over_vendor_int8"], VENDOR_GOAL)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _verdict(value: float, goal: float | None) -> str:
+    return "-" if goal is None else f"{goal:g}: {'reached' if value >= goal else 'missed'}"
+
+
+def _accuracy_line(row: Row) -> str:
+    found = row["accuracy"]
+    theirs = "-" if found["vendor_int8"] is None else f"{found['vendor_int8']:.4f}"
+    within = "yes" if found["dense_fp32"] - found["package"] <= ACCURACY_GOAL + 1e-9 else "no"
+    return f"| {row['subject']} | {row['target']} | {found['dense_fp32']:.4f} | {found['package']:.4f} | {theirs} | {within} |"
+
+
+def _composition(row: Row) -> list[str]:
+    lines = [f"**{row['subject']}, {row['target']}**", ""]
+    for batch in ("batch_1", "batch_32"):
+        numbers, size = row["times"][batch], int(batch.removeprefix("batch_"))
+        ours = row["macs"] * size / numbers["median"] / 1e6
+        theirs = row["dense_macs"] * size / numbers["dense_fp32_median"] / 1e6
+        kept = row["macs"] / row["dense_macs"]
+        spent = ", ".join(f"{name} {share:.0%}" for name, share in list(row["profile"][batch].items())[:5])
+        sentence = f"{1 / kept:.2f} (MACs) x {ours / theirs:.2f} (rate: {ours:.1f} against {theirs:.1f} GMAC/s) = {numbers['speedup']:.2f}"
+        lines.append(f"- batch {size}: {sentence}. Time: {spent}.")
+    return [*lines, ""]
