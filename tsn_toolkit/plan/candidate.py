@@ -22,10 +22,11 @@ from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.units import kept_entries, mask_units_, tensors_of
 from tsn_toolkit.importance import magnitude
+from tsn_toolkit.importance.ranking.checked import checked_scores
 from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
 from tsn_toolkit.numerics.entropy import ideal_bits
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
-from tsn_toolkit.plan.choose import best, checked_scores
+from tsn_toolkit.plan.choose import best
 
 Scores = Mapping[str, NDArray[np.float64]]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -94,7 +95,9 @@ class Examiner:
     def unit_masks(self, units: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
         """Group name -> bool (size,), the best-scored units."""
         sizes = {group.name: group.size for group in self.graph.groups}
-        return {name: best(checked_scores(self._units, name, sizes[name]), keep) for name, keep in units.items() if keep < sizes[name]}
+        fewer = {name: keep for name, keep in units.items() if keep < sizes[name]}
+        scores = checked_scores(self._units, {name: (sizes[name],) for name in fewer}, "group")
+        return {name: best(scores[name], keep) for name, keep in fewer.items()}
 
     def answers(self, candidate: Candidate | None = None) -> Answers:
         """What the compressed network (none: the model as it is) answers.
