@@ -51,10 +51,27 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answers:
-    """Per example, float64 (n,): the loss, and 1 where the largest logit is the label."""
+    """What a network says of every example.
+
+    Attributes:
+        losses: float64 (n,).
+        correct: float64 (n,), 1 where the largest logit is the label.
+        log_probabilities: float64 (n, classes), log softmax of the logits.
+    """
 
     losses: NDArray[np.float64]
     correct: NDArray[np.float64]
+    log_probabilities: NDArray[np.float64]
+
+
+def divergences(before: Answers, after: Answers) -> NDArray[np.float64]:
+    """Kullback-Leibler divergence of every example's class probabilities after from those before, in nats, at least 0, float64 (n,).
+
+    It is the increase of the cross entropy that is to be expected where the probabilities before are true, without what the labels of a few examples
+    add by chance: an option cannot look better than no compression.
+    """
+    summed: NDArray[np.float64] = (np.exp(before.log_probabilities) * (before.log_probabilities - after.log_probabilities)).sum(axis=1)
+    return np.maximum(summed, 0.0)
 
 
 class Examiner:
@@ -122,7 +139,8 @@ class Examiner:
                     f"{bool(torch.isfinite(values).all())}. Use a loss with reduction none, and check the model on the validation data."
                 )
         correct = [(logits.argmax(1) == y).double() for logits, y in zip(outputs, labels, strict=True)]
-        return Answers(torch.cat(losses).double().cpu().numpy(), torch.cat(correct).cpu().numpy())
+        spoken = torch.cat(outputs).double().log_softmax(1)
+        return Answers(torch.cat(losses).double().cpu().numpy(), torch.cat(correct).cpu().numpy(), spoken.cpu().numpy())
 
     @contextmanager
     def applied(self, candidate: Candidate) -> Iterator[nn.Module]:

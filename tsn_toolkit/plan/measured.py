@@ -7,7 +7,7 @@ from typing import Any
 
 from tsn_toolkit.numerics.paired import PairedDifference
 from tsn_toolkit.plan.cost_model import RESOURCES
-from tsn_toolkit.plan.sensitivity import LayerEntry, Sensitivity, UnitEntry
+from tsn_toolkit.plan.sensitivity import Change, LayerEntry, Sensitivity, UnitEntry
 from tsn_toolkit.plan.solve import Solution
 from tsn_toolkit.recipe.schema import BudgetSection
 
@@ -21,21 +21,22 @@ class WholeCandidate:
 
     Attributes:
         solution: what the knapsack found.
-        loss: increase of the loss.
+        change: of the answers.
         accuracy_drop: fall of the top-1, a fraction.
     """
 
     solution: Solution
-    loss: PairedDifference
+    change: Change
     accuracy_drop: PairedDifference
+
 
 def measured_record(budget: BudgetSection, table: Sensitivity, whole: WholeCandidate, passes: int) -> dict[str, Any]:
     """The record of one plan.
 
     Returns:
-        `budget`: as asked for; `binding`: the limits that forbade a smaller loss; `predicted`: costs, summed increase and its lower bound; `whole`:
-        the candidate measured as a whole, beside the network as it is; `passes`: forward passes in all; `layers`, `groups`: the table, one line per
-        option with its costs, latencies included, and the increase of the loss when it alone is taken.
+        `budget`: as asked for; `binding`: the limits that forbade a smaller divergence; `predicted`: costs, summed divergence and its lower bound;
+        `whole`: the candidate measured as a whole, beside the network as it is; `passes`: forward passes in all; `layers`, `groups`: the table, one
+        line per option with its costs, latencies included, and the divergence and increase of the loss when it alone is taken.
     """
     limits_on_loss = [key for key in ("max_loss_increase", "max_accuracy_drop") if getattr(budget, key) is not None]
     found = whole.solution
@@ -49,12 +50,12 @@ def measured_record(budget: BudgetSection, table: Sensitivity, whole: WholeCandi
     return {
         "budget": budget.model_dump(exclude_none=True, mode="json"),
         "binding": binding,
-        "predicted": {**costs, "loss_increase": round(found.increase, DIGITS), "lower_bound": round(found.bound, DIGITS)},
+        "predicted": {**costs, "divergence": round(found.divergence, DIGITS), "lower_bound": round(found.bound, DIGITS)},
         "whole": {
-            "examples": whole.loss.count,
+            "examples": whole.change.loss.count,
             "loss_before": round(table.loss, DIGITS),
             "accuracy_before": round(table.accuracy, DIGITS),
-            **_numbers("loss_increase", whole.loss),
+            **_change(whole.change),
             **{f"accuracy_{key}": value for key, value in _numbers("drop", whole.accuracy_drop).items()},
         },
         "passes": passes,
@@ -73,12 +74,16 @@ def measured_problems(content: Any) -> list[str]:
 
 def _layer_line(entry: LayerEntry) -> dict[str, Any]:
     option = {"density": entry.option.density, "granularity": entry.option.granularity, "bit_width": entry.option.bit_width}
-    return {**option, "bytes": round(entry.slot_bytes + entry.fixed_bytes), **_numbers("loss_increase", entry.increase)}
+    return {**option, "bytes": round(entry.slot_bytes + entry.fixed_bytes), **_change(entry.change)}
 
 
 def _unit_line(entry: UnitEntry) -> dict[str, Any]:
     latency = {} if entry.latency_ms is None else {"latency_ms": entry.latency_ms}
-    return {"keep": entry.keep, "macs": entry.macs, **latency, **_numbers("loss_increase", entry.increase)}
+    return {"keep": entry.keep, "macs": entry.macs, **latency, **_change(entry.change)}
+
+
+def _change(change: Change) -> dict[str, float]:
+    return {"divergence": round(change.divergence.mean, DIGITS), **_numbers("loss_increase", change.loss)}
 
 
 def _numbers(key: str, difference: PairedDifference) -> dict[str, float]:

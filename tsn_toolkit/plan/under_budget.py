@@ -1,8 +1,8 @@
 """A plan under a budget: measured sensitivity, the knapsack's choice, and the whole candidate measured again.
 
-Limits of bytes, multiply-accumulates and latency are kept exactly, at the least summed loss increase. Increases of single options do not add up, so a
-limit on the loss or the accuracy is checked on the whole candidate: where bytes are not limited, bisection finds the fewest bytes at which it holds
-(one standard error above the mean, as for bit widths), and the best candidate that held is kept.
+Limits of bytes, multiply-accumulates and latency are kept exactly, at the least summed divergence of the answers (`sensitivity.py`). What single
+options change does not add up exactly, so a limit on the loss or the accuracy is checked on the whole candidate: where bytes are not limited,
+bisection finds the fewest bytes at which it holds (one standard error above the mean, as for bit widths), and the best candidate that held is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Loss, S
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.macs import macs_after
 from tsn_toolkit.plan.measured import WholeCandidate, measured_record
-from tsn_toolkit.plan.sensitivity import Latency, measure_sensitivity
+from tsn_toolkit.plan.sensitivity import Latency, change, measure_sensitivity
 from tsn_toolkit.plan.solve import Solution, solve
 from tsn_toolkit.recipe.schema import BudgetSection, PlanSection
 
@@ -134,7 +134,7 @@ def choose(examiner: Examiner, model: CostModel, budget: BudgetSection, *, say: 
     """
     limits = resource_limits(budget, model.graph)
     best = _measured(examiner, model, solve(model, limits))
-    say(f"whole candidate: {best.solution.costs[0]:.0f} bytes, loss {best.loss}, predicted {best.solution.increase:+.4f}")
+    say(_line(best))
     if not holds(best, budget):
         raise PlanError(_too_much(best, budget, limits))
     if budget.size_bytes is not None or (budget.max_loss_increase is None and budget.max_accuracy_drop is None):
@@ -147,7 +147,7 @@ def choose(examiner: Examiner, model: CostModel, budget: BudgetSection, *, say: 
         except PlanError:  # so few bytes are out of reach under the other limits
             low = middle
             continue
-        say(f"whole candidate: {found.solution.costs[0]:.0f} bytes, loss {found.loss}, predicted {found.solution.increase:+.4f}")
+        say(_line(found))
         if holds(found, budget):
             best, high = found, float(found.solution.costs[0])
         else:
@@ -167,7 +167,7 @@ def resource_limits(budget: BudgetSection, graph: ModelGraph) -> dict[str, float
 
 def holds(candidate: WholeCandidate, budget: BudgetSection) -> bool:
     """Whether a measured candidate keeps the limits on loss and accuracy, one standard error above the mean."""
-    loss_holds = budget.max_loss_increase is None or candidate.loss.upper <= budget.max_loss_increase
+    loss_holds = budget.max_loss_increase is None or candidate.change.loss.upper <= budget.max_loss_increase
     return loss_holds and (budget.max_accuracy_drop is None or candidate.accuracy_drop.upper <= budget.max_accuracy_drop)
 
 
@@ -196,8 +196,16 @@ def _measured(examiner: Examiner, model: CostModel, solution: Solution) -> Whole
     answers = examiner.answers(candidate)
     counted = macs_after(model.graph, candidate.units)
     assert abs(counted - solution.costs[1]) <= 1e-6 * model.graph.macs, "the cost model counts other multiply-accumulates than the graph"
-    loss = paired_difference(answers.losses, model.table.losses)
-    return WholeCandidate(solution, loss, paired_difference(model.table.correct, answers.correct))
+    whole = model.table.whole
+    return WholeCandidate(solution, change(whole, answers), paired_difference(whole.correct, answers.correct))
+
+
+def _line(candidate: WholeCandidate) -> str:
+    change, solution = candidate.change, candidate.solution
+    return (
+        f"whole candidate: {solution.costs[0]:.0f} bytes, loss {change.loss}, divergence {change.divergence.mean:.4f}, predicted "
+        f"{solution.divergence:.4f}"
+    )
 
 
 def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[str, float]) -> str:
@@ -205,14 +213,15 @@ def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[
     asked = [
         f"`{key}` is {limit:g}, the best candidate {what} {found.mean:.4f} (standard error {found.standard_error:.4f})"
         for key, limit, what, found in (
-            ("max_loss_increase", budget.max_loss_increase, "raises the loss by", candidate.loss),
+            ("max_loss_increase", budget.max_loss_increase, "raises the loss by", candidate.change.loss),
             ("max_accuracy_drop", budget.max_accuracy_drop, "loses accuracy of", candidate.accuracy_drop),
         )
         if limit is not None and found.upper > limit
     ]
     held = ", ".join(f"{name} {value:g}" for name, value in limits.items()) or "the highest density, bit width and number of units among its options"
+    count = candidate.change.loss.count
     return (
-        f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {candidate.loss.count} examples. "
+        f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {count} examples. "
         f"What holds it: {held}. Raise one of the limits, or measure on more examples."
     )
 
