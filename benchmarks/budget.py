@@ -28,7 +28,8 @@ from tsn_toolkit.files import write_text
 from tsn_toolkit.numerics.half import half_size_bytes
 from tsn_toolkit.numerics.paired import paired_difference
 from tsn_toolkit.pipeline.summary import versions
-from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, divergences
+from tsn_toolkit.plan.answers import divergences
+from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.sensitivity import constant_bytes, measure_sensitivity
 from tsn_toolkit.plan.solve import solve

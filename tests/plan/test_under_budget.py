@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from tsn_toolkit.contracts import GroupPlan
 from tsn_toolkit.errors import PlanError
-from tsn_toolkit.graph import mask_units_, trace
-from tsn_toolkit.models.small_cnn import small_cnn
+from tsn_toolkit.graph import mask_units_
 from tsn_toolkit.numerics.entropy import ideal_bits
 from tsn_toolkit.plan import load_plan, macs_after, plan_under_budget, save_plan
 from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, mask_bits
@@ -28,24 +27,6 @@ BUDGET = {"densities": [1.0, 0.5, 0.25], "bit_widths": [8, 3], "examples": 96}
 
 def loss(logits, labels):
     return functional.cross_entropy(logits, labels, reduction="none")
-
-
-@pytest.fixture(scope="module")
-def subject():
-    """A network trained for a moment on three blurred patterns: model, graph, held-out examples."""
-    generator = torch.Generator().manual_seed(0)
-    patterns = torch.randn(3, 1, 8, 8, generator=generator)
-    y = torch.randint(0, 3, (320,), generator=generator)
-    x = patterns[y] + 3.0 * torch.randn(320, 1, 8, 8, generator=generator)
-    torch.manual_seed(0)
-    model = small_cnn(width=8, classes=3)
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(40):
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x[:192]), y[:192]).backward()
-        optimizer.step()
-    model.eval()
-    return model, trace(model, x[:1]), (x[192:], y[192:])
 
 
 def plan(subject, budget, section=None, **options):

@@ -6,12 +6,13 @@ A layer's slots shrink with the units on both its sides, so costs multiply:
     f_l   = product over the dims d of l of (1 - sum over groups g of share[l, d, g] * (1 - keep_g / size_g)).
 
 Latency is that of the whole network, less what every group saved when it was measured alone. Savings measured at the choice of the largest costs and
-added up exceed the real ones ((1 - a)(1 - b) >= 1 - a - b), so that the sum relaxes the problem and its bound holds for the real costs too.
+added up exceed the real ones ((1 - a)(1 - b) >= 1 - a - b), so that the sum relaxes the problem and its bound holds for the real costs too. Bytes of
+layers that are stored only once they lose inputs (`own_layers.py`) are the exception: two groups that one layer reads add its bytes once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ModelGraph, ProductRecord
 from tsn_toolkit.plan.candidate import Candidate
+from tsn_toolkit.plan.own_layers import OwnLayer
 from tsn_toolkit.plan.sensitivity import Sensitivity
 
 RESOURCES = ("size_bytes", "macs", "latency_ms")
@@ -39,8 +41,15 @@ class _Shrinking:
 class CostModel:
     """Costs of choices; items are the groups, then the layers, and a choice is an option's index per item."""
 
-    def __init__(self, graph: ModelGraph, table: Sensitivity) -> None:
-        self.graph, self.table = graph, table
+    def __init__(self, graph: ModelGraph, table: Sensitivity, own: Mapping[str, OwnLayer] | None = None) -> None:
+        """Costs on a graph.
+
+        Args:
+            graph: of the model.
+            table: options with what they change.
+            own: layers that are no items: over a trained trunk, those that the task stores itself as soon as they lose inputs.
+        """
+        self.graph, self.table, self.own = graph, table, dict(own or {})
         self.group_names, self.layer_names = tuple(table.groups), tuple(table.layers)
         sizes = {group.name: group.size for group in graph.groups}
         self._removed = [[1 - entry.keep / sizes[name] for entry in entries] for name, entries in table.groups.items()]
@@ -48,8 +57,9 @@ class CostModel:
         self._products = [_Shrinking(product.node, product.macs, self._grid(product)) for product in graph.products]
         self._rest = graph.macs - sum(part.macs for part in (*self._layers, *self._products))
         self._item = {name: len(self.group_names) + number for number, name in enumerate(self.layer_names)}
-        items = (*table.groups.values(), *table.layers.values())
-        self.values: list[Floats] = [np.array([entry.change.divergence.mean for entry in entries]) for entries in items]
+        units = [np.array([entry.change.divergence.mean for entry in entries]) for entries in table.groups.values()]
+        codes = [np.array([entry.change.divergence.mean for entry in entries]) for entries in table.layers.values()]
+        self.values: list[Floats] = [*units, *codes]
 
     def _dims(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[tuple[int, float], ...], ...]:
         dims: dict[int, list[tuple[int, float]]] = {}
@@ -58,6 +68,11 @@ class CostModel:
                 if member.parameter == f"{name}.weight":
                     dims.setdefault(member.dim, []).append((number, int((member.unit >= 0).sum()) / shape[member.dim]))
         return tuple(tuple(shares) for _, shares in sorted(dims.items()))
+
+    @property
+    def relaxing(self) -> tuple[str, ...]:
+        """The resources whose single changes, added up, relax the problem."""
+        return RESOURCES[1:] if self.own else RESOURCES
 
     def _grid(self, product: ProductRecord) -> tuple[tuple[tuple[int, float], ...], ...]:
         numbers = {name: number for number, name in enumerate(self.group_names)}
@@ -84,6 +99,8 @@ class CostModel:
         for name in self.layer_names:
             entry = self.table.layers[name][choice[self._item[name]]]
             size += entry.slot_bytes * fractions[name] + entry.fixed_bytes
+        shrunk = {name for name, share in zip(self.group_names, removed, strict=True) if share > 0}
+        size += sum(layer.slot_bytes * fractions[name] + layer.fixed_bytes for name, layer in self.own.items() if layer.owned(shrunk))
         return np.array([size, macs, self._latency(choice)])
 
     def _latency(self, choice: NDArray[np.intp]) -> float:

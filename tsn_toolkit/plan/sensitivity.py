@@ -1,7 +1,7 @@
 """What every layer and group of a trained network changes in its answers when it alone is compressed, and what that saves.
 
 One forward pass over the examples per option. What counts is how far the class probabilities move from those of the network as it is
-(`candidate.divergences`), several times more exact on the same examples than the difference of the losses, which is measured beside it: of many
+(`answers.divergences`), several times more exact on the same examples than the difference of the losses, which is measured beside it: of many
 options, some lower the loss of a few hundred examples by chance, and a choice by the loss takes just these. Nothing is trained. Sizes are entropies
 of mask and codes at that option, counted on the network's own weights.
 """
@@ -19,7 +19,8 @@ from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.numerics.half import half_size_bytes
 from tsn_toolkit.numerics.paired import PairedDifference, paired_difference
-from tsn_toolkit.plan.candidate import Answers, Candidate, Examiner, LayerOption, divergences
+from tsn_toolkit.plan.answers import Answers, divergences
+from tsn_toolkit.plan.candidate import Candidate, LayerOption, Measuring
 from tsn_toolkit.plan.macs import macs_after
 
 Latency = Callable[[Mapping[str, int]], float]
@@ -118,7 +119,7 @@ def passes_needed(layer_options: Mapping[str, Sequence[LayerOption]], unit_optio
 
 
 def measure_sensitivity(
-    examiner: Examiner,
+    examiner: Measuring,
     layer_options: Mapping[str, Sequence[LayerOption]],
     unit_options: Mapping[str, Sequence[int]],
     *,

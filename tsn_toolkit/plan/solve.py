@@ -63,7 +63,7 @@ def solve(model: CostModel, limits: Mapping[str, float]) -> Solution:
         if selection is None:
             break
         if number == 0:
-            bound = selection.bound
+            bound = _bound(model, names, allowed) if set(names) - set(model.relaxing) else selection.bound
         found = _polish(model, np.array(selection.choice, dtype=np.intp), used, allowed)
         if found is None or np.array_equal(found, around):
             break
@@ -74,6 +74,16 @@ def solve(model: CostModel, limits: Mapping[str, float]) -> Solution:
         raise PlanError(_unreachable(model, names, used, limits))
     divergence = model.divergence(best)
     return Solution(best, divergence, min(bound, divergence), model.total(best), _binding(model, best, names, used, allowed))
+
+
+def _bound(model: CostModel, names: list[str], allowed: NDArray[np.float64]) -> float:
+    """The bound under those limits alone whose single changes relax the problem: fewer limits, so it holds under all of them."""
+    kept = [number for number, name in enumerate(names) if name in model.relaxing]
+    if not kept:
+        return 0.0
+    largest, used = model.largest(), [RESOURCES.index(names[number]) for number in kept]
+    relaxed = select_or_none(model.values, [cost[:, used] for cost in model.differences(largest)], allowed[kept] - model.total(largest)[used])
+    return 0.0 if relaxed is None else relaxed.bound
 
 
 def _polish(model: CostModel, choice: Choice, used: list[int], allowed: NDArray[np.float64]) -> Choice | None:

@@ -8,7 +8,7 @@ bisection finds the fewest bytes at which it holds (one standard error above the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,12 +20,14 @@ from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGr
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.masks.granularity import parse_granularity
 from tsn_toolkit.numerics.paired import paired_difference
+from tsn_toolkit.plan.answers import Loss
 from tsn_toolkit.plan.budget import rounded_keep
-from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Loss, Scores
-from tsn_toolkit.plan.cost_model import CostModel
+from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Measuring, Scores
+from tsn_toolkit.plan.cost_model import RESOURCES, CostModel
 from tsn_toolkit.plan.macs import macs_after
 from tsn_toolkit.plan.measured import WholeCandidate, measured_record
 from tsn_toolkit.plan.sensitivity import Latency, change, measure_sensitivity
+from tsn_toolkit.plan.settings import overridden
 from tsn_toolkit.plan.solve import Solution, solve
 from tsn_toolkit.recipe.schema import BudgetSection, PlanSection
 
@@ -73,13 +75,9 @@ def plan_under_budget(
     Raises:
         PlanError: there is no budget, a latency is limited that nothing measures, measuring takes too many passes, or the limits cannot be reached.
     """
-    budget = section.budget
-    if budget is None:
-        raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
-    if budget.latency_ms is not None and latency_ms is None:
-        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or cap `macs_kept`.")
+    budget = checked_budget(section, latency_ms)
     examiner = Examiner(
-        model, graph, _evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
+        model, graph, evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
     )
     table = measure_sensitivity(
         examiner,
@@ -96,11 +94,25 @@ def plan_under_budget(
     return BudgetedPlan(plan, measured_record(budget, table, whole, examiner.passes))
 
 
+def checked_budget(section: PlanSection, latency_ms: Latency | None) -> BudgetSection:
+    """The section's budget.
+
+    Raises:
+        PlanError: there is none, or a latency is limited that nothing measures.
+    """
+    budget = section.budget
+    if budget is None:
+        raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
+    if budget.latency_ms is not None and latency_ms is None:
+        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or cap `macs_kept`.")
+    return budget
+
+
 def layer_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph) -> dict[str, tuple[LayerOption, ...]]:
     """Layer name -> options of every layer of encoding `codes`, the head left out; an override of a layer fixes what it names."""
     found = {}
     for layer in graph.layers:
-        override = _override(section, layer.name)
+        override = overridden(section, layer.name)
         if layer.name == graph.head or override.get("encoding", section.encoding) != "codes":
             continue
         widths = _given(override, "bit_width", budget.bit_widths)
@@ -126,8 +138,17 @@ def unit_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph)
     return found
 
 
-def choose(examiner: Examiner, model: CostModel, budget: BudgetSection, *, say: Callable[[str], None] = lambda line: None) -> WholeCandidate:
+def choose(
+    examiner: Measuring, model: CostModel, budget: BudgetSection, *, fewest: str = "size_bytes", say: Callable[[str], None] = lambda line: None
+) -> WholeCandidate:
     """The best candidate that holds all limits, measured as a whole.
+
+    Args:
+        examiner: measures whole candidates.
+        model: of the options.
+        budget: with the limits.
+        fewest: resource of which the least is sought where only the loss or the accuracy limits it.
+        say: takes one line of progress.
 
     Raises:
         PlanError: there is none; names the least that was reached.
@@ -137,22 +158,23 @@ def choose(examiner: Examiner, model: CostModel, budget: BudgetSection, *, say: 
     say(_line(best))
     if not holds(best, budget):
         raise PlanError(_too_much(best, budget, limits))
-    if budget.size_bytes is not None or (budget.max_loss_increase is None and budget.max_accuracy_drop is None):
+    if fewest in limits or (budget.max_loss_increase is None and budget.max_accuracy_drop is None):
         return best
-    low, high = float(model.total(model.least(0))[0]), float(best.solution.costs[0])
+    resource = RESOURCES.index(fewest)
+    low, high = float(model.total(model.least(resource))[resource]), float(best.solution.costs[resource])
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         try:
-            found = _measured(examiner, model, solve(model, {**limits, "size_bytes": middle}))
-        except PlanError:  # so few bytes are out of reach under the other limits
+            found = _measured(examiner, model, solve(model, {**limits, fewest: middle}))
+        except PlanError:  # so little is out of reach under the other limits
             low = middle
             continue
         say(_line(found))
         if holds(found, budget):
-            best, high = found, float(found.solution.costs[0])
+            best, high = found, float(found.solution.costs[resource])
         else:
             low = middle
-    return best
+    return replace(best, bisected=fewest)
 
 
 def resource_limits(budget: BudgetSection, graph: ModelGraph) -> dict[str, float]:
@@ -171,6 +193,13 @@ def holds(candidate: WholeCandidate, budget: BudgetSection) -> bool:
     return loss_holds and (budget.max_accuracy_drop is None or candidate.accuracy_drop.upper <= budget.max_accuracy_drop)
 
 
+def evenly(examples: tuple[torch.Tensor, torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most `count` of the examples, evenly spaced."""
+    x, y = examples
+    places = torch.from_numpy(np.linspace(0, len(y) - 1, min(count, len(y))).round().astype(np.int64)).to(y.device)
+    return x[places], y[places]
+
+
 def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, trunk_bit_width: int, max_code: int) -> CompressionPlan:
     """The plan of a candidate; layers of another encoding are as the section says."""
     sizes = {group.name: group.size for group in graph.groups}
@@ -181,7 +210,7 @@ def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, tr
         if (option := candidate.layers.get(record.name)) is not None:
             layers.append(LayerPlan(record.name, "codes", option.density, option.granularity, option.bit_width))
             continue
-        own = _override(section, record.name)
+        own = overridden(section, record.name)
         encoding = own.get("encoding", section.encoding)
         granularity = "unit" if encoding == "planes" else own.get("granularity", section.granularity)
         density = 1.0 if encoding == "planes" else own.get("density", section.density)
@@ -190,7 +219,7 @@ def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, tr
     return CompressionPlan(graph.fingerprint, max_code, trunk_bit_width, tuple(layers), groups)
 
 
-def _measured(examiner: Examiner, model: CostModel, solution: Solution) -> WholeCandidate:
+def _measured(examiner: Measuring, model: CostModel, solution: Solution) -> WholeCandidate:
     """A solution with its whole network measured; its multiply-accumulates are counted from the graph."""
     candidate = model.candidate(solution.choice)
     answers = examiner.answers(candidate)
@@ -224,22 +253,6 @@ def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[
         f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {count} examples. "
         f"What holds it: {held}. Raise one of the limits, or measure on more examples."
     )
-
-
-def _evenly(examples: tuple[torch.Tensor, torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """At most `count` of the examples, evenly spaced."""
-    x, y = examples
-    places = torch.from_numpy(np.linspace(0, len(y) - 1, min(count, len(y))).round().astype(np.int64)).to(y.device)
-    return x[places], y[places]
-
-
-def _override(section: PlanSection, name: str) -> dict[str, Any]:
-    """What the overrides say of one layer; of several that match the last counts."""
-    found: dict[str, Any] = {}
-    for glob, override in section.layer_overrides.items():
-        if fnmatchcase(name, glob):
-            found |= override.model_dump(exclude_none=True)
-    return found
 
 
 def _given(override: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:
