@@ -24,7 +24,7 @@ from tsn_toolkit.plan.file import load_measured, load_plan
 from tsn_toolkit.plan.make import make_plan, switched_layers
 from tsn_toolkit.plan.over_trunk import plan_over_trunk
 from tsn_toolkit.plan.settings import PlanSettings
-from tsn_toolkit.plan.under_budget import evenly, plan_under_budget
+from tsn_toolkit.plan.under_budget import BudgetedPlan, evenly, plan_under_budget
 from tsn_toolkit.recipe.environment import expand
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.target import Target
@@ -76,8 +76,9 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
     rest, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
     x = normalise(held_out.x, recipe.data.mean, recipe.data.std)
     latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
-    over_trunk = recipe.trunk.kind != "seed"
-    make = partial(plan_over_trunk, **_start_of_a_task(recipe, graph, model, rest)) if over_trunk else plan_under_budget
+    make: Callable[..., BudgetedPlan] = plan_under_budget
+    if recipe.trunk.kind != "seed":
+        make = partial(plan_over_trunk, **_start_of_a_task(recipe, graph, model, rest))
     made = make(
         recipe.plan,
         graph,
