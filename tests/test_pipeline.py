@@ -19,6 +19,7 @@ from tsn_toolkit.models.small_cnn import small_cnn
 from tsn_toolkit.pipeline.founding import stored_recipe, strategy_config
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.recipe.yaml_document import parse_yaml
+from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.verify.measure import measure_in_fresh_process, measure_store
@@ -294,5 +295,6 @@ def test_a_budget_over_a_trained_trunk_chooses_units(tsn: Callable[..., Result],
     task = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["tasks"][0]
     macs = task["macs"]
     assert macs["extracted"] <= 0.7 * macs["dense"]
-    part = task["bytes"]["delta"]
-    assert part == pytest.approx(content["measured"]["predicted"]["size_bytes"], rel=0.35)
+    part = inspect_store(Store.open(tmp_path / "run" / "store"))["parts"][-1]
+    stored = part["bytes"] - part["breakdown"]["metadata"]
+    assert stored == pytest.approx(content["measured"]["predicted"]["size_bytes"], rel=0.35)

@@ -18,7 +18,7 @@ from tsn_toolkit.plan import load_plan, macs_after, plan_under_budget, save_plan
 from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, mask_bits
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.file import load_measured
-from tsn_toolkit.plan.sensitivity import measure_sensitivity
+from tsn_toolkit.plan.sensitivity import constant_bytes, measure_sensitivity
 from tsn_toolkit.plan.solve import solve
 from tsn_toolkit.recipe.schema import PlanSection
 
@@ -152,6 +152,14 @@ def test_masks_lie_inside_the_kept_units(subject):
 )
 def test_bits_of_a_mask(option, kept, bits):
     assert mask_bits((8, 9), option, kept) == pytest.approx(bits)
+
+
+def test_a_task_pays_for_the_head_of_its_own_classes(subject):
+    """Three classes of 64 features in the model's head: a task of two saves 64 bytes of codes, a scale and a bias of 2 bytes."""
+    model, graph, _ = subject
+    assert graph.layer("head").shape == (3, 64)
+    assert constant_bytes(model, graph, 8) == constant_bytes(model, graph, 8, 3) == constant_bytes(model, graph, 8, 2) + 64 + 2 + 2
+    assert constant_bytes(model, graph, 4, 2) == constant_bytes(model, graph, 8, 2) - 64
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tsn_toolkit.bench.shrunk import shrunk_latency
 from tsn_toolkit.contracts import CompressionPlan, ModelGraph, Split
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.data.splits import split_validation
+from tsn_toolkit.data.splits import load_task, split_validation
 from tsn_toolkit.model_loading import load_model
 from tsn_toolkit.parts.mended import mended
 from tsn_toolkit.plan.file import load_measured, load_plan
@@ -87,6 +87,7 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
         _losses,
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
+        classes=len(load_task(recipe, 0).classes),
         latency_ms=latency_ms,
         say=lambda line: say(f"plan: {line}"),
     )

@@ -48,6 +48,7 @@ def plan_over_trunk(
     *,
     trunk_bit_width: int,
     max_code: int,
+    classes: int | None = None,
     mend: Mend,
     latency_ms: Latency | None = None,
     unit_scores: Scores | None = None,
@@ -58,7 +59,7 @@ def plan_over_trunk(
     Where only the loss or the accuracy is limited, the candidate of the fewest multiply-accumulates is sought.
 
     Args:
-        section, graph, model, validation, loss, trunk_bit_width, max_code, latency_ms, unit_scores, say: see there.
+        section, graph, model, validation, loss, trunk_bit_width, max_code, classes, latency_ms, unit_scores, say: see there.
         mend: how a task starts without some units.
 
     Raises:
@@ -74,6 +75,7 @@ def plan_over_trunk(
         unit_options(section, budget, graph),
         max_passes=budget.max_passes,
         head_bits=section.head_bits,
+        classes=classes,
         latency_ms=latency_ms if budget.latency_ms is not None else None,
     )
     say(f"measured {sum(map(len, table.groups.values()))} numbers of units")

@@ -125,6 +125,7 @@ def measure_sensitivity(
     *,
     max_passes: int,
     head_bits: int = 8,
+    classes: int | None = None,
     latency_ms: Latency | None = None,
 ) -> Sensitivity:
     """What every option changes and costs, each measured alone.
@@ -134,7 +135,7 @@ def measure_sensitivity(
         layer_options: layer name -> options to measure.
         unit_options: group name -> numbers of units to measure.
         max_passes: forward passes over the examples that may be taken.
-        head_bits: bits per code of the head, for `constant_bytes`.
+        head_bits, classes: of a task's head, for `constant_bytes`.
         latency_ms: milliseconds of a shrunk network; called once per number of units, and never again for the same one.
 
     Raises:
@@ -178,17 +179,25 @@ def measure_sensitivity(
         )
         for name, keeps in unit_options.items()
     }
-    constant = constant_bytes(examiner.model, graph, head_bits)
+    constant = constant_bytes(examiner.model, graph, head_bits, classes)
     dense_ms = None if latency_ms is None else latency_ms({})
     return Sensitivity(layers, groups, constant, whole, dense_ms, examiner.passes - before)
 
 
-def constant_bytes(model: nn.Module, graph: ModelGraph, head_bits: int) -> int:
-    """Bytes of the head's codes and of all vectors (norms as two, biases, the head's scales) at half precision, units as in the full model."""
+def constant_bytes(model: nn.Module, graph: ModelGraph, head_bits: int, classes: int | None = None) -> int:
+    """Bytes of the head's codes and of all vectors (norms as two, biases, the head's scales) at half precision, units as in the full model.
+
+    Args:
+        model: with its vectors.
+        graph: of the model.
+        head_bits: bits per code of the head.
+        classes: of a task; None: those of the model's own head.
+    """
     layers = {layer.name for layer in graph.layers}
     head = graph.layer(graph.head)
-    total = -(-prod(head.shape) * head_bits // 8) + half_size_bytes(head.shape[0])
+    rows = head.shape[0] if classes is None else classes
+    total = -(-rows * prod(head.shape[1:]) * head_bits // 8) + half_size_bytes(rows)
     for name, module in model.named_modules():
         vectors = [value for key, value in module.named_parameters(recurse=False) if key == "bias" or (name not in layers and value.ndim == 1)]
-        total += sum(half_size_bytes(vector.numel()) for vector in vectors)
+        total += sum(half_size_bytes(rows if name == graph.head else vector.numel()) for vector in vectors)
     return total

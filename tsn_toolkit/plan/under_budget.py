@@ -52,6 +52,7 @@ def plan_under_budget(
     *,
     trunk_bit_width: int,
     max_code: int,
+    classes: int | None = None,
     latency_ms: Latency | None = None,
     unit_scores: Scores | None = None,
     weight_scores: Scores | None = None,
@@ -67,6 +68,7 @@ def plan_under_budget(
         loss: (logits, labels) -> one loss per example (n,).
         trunk_bit_width: of the plan.
         max_code: largest |q|.
+        classes: of a task, whose head counts towards its bytes; None: those of the model.
         latency_ms: milliseconds of the network with these numbers of units; needed for `budget.latency_ms`.
         unit_scores: group name -> score per unit; default: magnitude.
         weight_scores: layer name -> score per weight; default: magnitude.
@@ -85,6 +87,7 @@ def plan_under_budget(
         unit_options(section, budget, graph),
         max_passes=budget.max_passes,
         head_bits=section.head_bits,
+        classes=classes,
         latency_ms=latency_ms if budget.latency_ms is not None else None,
     )
     say(f"measured {sum(map(len, table.layers.values()))} layer options and {sum(map(len, table.groups.values()))} numbers of units")
