@@ -4,7 +4,7 @@ A task inherits every slot of a trained trunk, so a density there says how many 
 What can be measured beforehand is what a task gives up: units. Each number of units is measured as the task will start, with the layers that read the
 removed units mended in closed form (`mend`); these layers become own, and their codes are the bytes that removing costs. All other layers are shared,
 unless an override says otherwise. Fewer units save multiply-accumulates and time but cost bytes: under a limit of bytes the units go where few
-weights read them.
+weights read them. With a density below 1 a task owns only that share of the mended weights, and what is measured is the start before that choice.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ def sharing(store: Store) -> Sharing:
     same = np.zeros((len(owners) - 1, len(owners) - 1), np.int64)
     layers = {}
     for layer, read in _values_read(store):
-        by_owner += [np.bincount(row[row != UNUSED], minlength=len(owners)) for row in read] if len(read) else 0
         exclusive = []
         for number, row in enumerate(read):
+            by_owner[number] += np.bincount(row[row != UNUSED], minlength=len(owners))
             equal = (read == row) & (row != UNUSED)
             same[number] += equal.sum(axis=1)
             exclusive.append(float((equal.sum(axis=0) == 1).sum() / max(row.size, 1)))
