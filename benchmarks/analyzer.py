@@ -1,29 +1,38 @@
 """What the analyzer costs: against torch.export alone, and as models grow.
 
-    python benchmarks/analyzer.py                # all; --only chain, --only resnet50, ...; --repeats 3
+    python benchmarks/analyzer.py                # all; --only chain, --only resnet50, ... prints alone; --repeats 3
 
 Ratios: seconds of `trace` (graph and groups) over seconds of torch.export.export alone, measured in turns in one process, medians of the repeats.
 Seconds are processor time of one thread, which other jobs on the machine disturb less than wall time.
 Growth: `trace` on models of about 50 to 5,000 operations; the exponent is the slope of log seconds over log operations, by least squares.
-Models are built here with random weights; nothing is downloaded. The Llama-type model has 1.2e9 parameters and stays on the meta device.
+Models are built here with random weights; nothing is downloaded. The Llama-type model has 1.2e9 parameters and stays on the meta device. A run of all
+writes analyzer.md and analyzer.json into --out (default: results/ beside this file).
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from harness.provenance import processor, source_digest
 from torch import nn
 from torch.nn import functional
 
+from tsn_toolkit.files import write_text
 from tsn_toolkit.graph.trace import trace
+from tsn_toolkit.pipeline.summary import versions
+
+RESULTS = Path(__file__).parent / "results"
 
 
 class Bottleneck(nn.Module):
@@ -171,8 +180,8 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measure_ratio(name: str, repeats: int) -> float:
-    """Print and return the median ratio of a case."""
+def measure_ratio(name: str, repeats: int) -> dict[str, Any]:
+    """Print and return one case: medians, their ratio, and the size of the graph."""
     case = CASES[name]
     with torch.device("meta" if case.meta else "cpu"):
         model = case.build().eval()
@@ -186,25 +195,62 @@ def measure_ratio(name: str, repeats: int) -> float:
     graph = trace(model, example)
     pairs = [(seconds(lambda: trace(model, example)), seconds(export)) for _ in range(repeats)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs))
-    ratio = ours / theirs
-    unfrozen = sum(not group.frozen for group in graph.groups)
-    print(f"{name:14} trace {ours:6.2f} s  export {theirs:6.2f} s  ratio {ratio:5.2f}  operations {len(graph.nodes):5}  open groups {unfrozen}")
-    return ratio
+    row = {
+        "model": name,
+        "trace_s": round(ours, 3),
+        "export_s": round(theirs, 3),
+        "ratio": round(ours / theirs, 3),
+        "operations": len(graph.nodes),
+        "open_groups": sum(not group.frozen for group in graph.groups),
+    }
+    print("  ".join(f"{key} {value}" for key, value in row.items()))
+    return row
 
 
-def measure_growth(repeats: int) -> float:
-    """Print seconds by number of operations, and return the exponent."""
-    sizes, times = [], []
+def measure_growth(repeats: int) -> dict[str, Any]:
+    """Print and return seconds by number of operations, and the exponent."""
+    points = []
     for blocks in CHAIN_BLOCKS:
         model, example = Chain(blocks).eval(), torch.zeros(1, 3, 8, 8)
         operations = len(trace(model, example).nodes)
         taken = statistics.median(seconds(partial(trace, model, example)) for _ in range(repeats))
-        print(f"chain          trace {taken:6.2f} s  operations {operations:5}")
-        sizes.append(operations)
-        times.append(taken)
-    exponent = float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
-    print(f"chain          exponent {exponent:.2f}")
-    return exponent
+        print(f"chain  trace_s {taken:.3f}  operations {operations}")
+        points.append({"operations": operations, "trace_s": round(taken, 3)})
+    exponent = exponent_of(points)
+    print(f"chain  exponent {exponent:.2f}")
+    return {"points": points, "exponent": round(exponent, 3)}
+
+
+def exponent_of(points: Sequence[Mapping[str, float]]) -> float:
+    """Slope of log seconds over log operations, by least squares."""
+    sizes, times = ([point[key] for point in points] for key in ("operations", "trace_s"))
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The page: no number in it is typed by hand."""
+    growth = result["growth"]
+    lines = [
+        "# What the analyzer costs",
+        "",
+        f"`{result['command']}`, {result['processor']}; " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
+        "",
+        f"Processor seconds of one thread, medians of {result['repeats']} runs in turns: `trace` (graph, groups, proof) and torch.export alone.",
+        "",
+        "| model | operations | open groups | trace, s | torch.export, s | ratio |",
+        "|-|-|-|-|-|-|",
+        *(
+            f"| {row['model']} | {row['operations']} | {row['open_groups']} | {row['trace_s']:.2f} | {row['export_s']:.2f} | {row['ratio']:.2f} |"
+            for row in result["ratios"]
+        ),
+        "",
+        f"Residual chains: seconds grow with operations to the power of {growth['exponent']:.2f}.",
+        "",
+        "| operations | trace, s |",
+        "|-|-|",
+        *(f"| {point['operations']} | {point['trace_s']:.2f} |" for point in growth["points"]),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -212,13 +258,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[*CASES, "chain"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name in CASES:
-        if arguments.only in (None, name):
-            measure_ratio(name, arguments.repeats)
-    if arguments.only in (None, "chain"):
-        measure_growth(arguments.repeats)
+    ratios = [measure_ratio(name, arguments.repeats) for name in CASES if arguments.only in (None, name)]
+    growth = measure_growth(arguments.repeats) if arguments.only in (None, "chain") else None
+    if arguments.only is not None:
+        return
+    result: dict[str, Any] = {"command": f"python benchmarks/analyzer.py --repeats {arguments.repeats}", "repeats": arguments.repeats}
+    result |= {"ratios": ratios, "growth": growth, "versions": versions(), "processor": processor(), "source_sha256": source_digest()}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_text(arguments.out / "analyzer.json", json.dumps(result, indent=1) + "\n")
+    write_text(arguments.out / "analyzer.md", render(result))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tsn_toolkit.models.small_cnn import small_cnn
 from tsn_toolkit.pipeline.founding import stored_recipe, strategy_config
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.recipe.yaml_document import parse_yaml
+from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.verify.measure import measure_in_fresh_process, measure_store
@@ -276,4 +277,24 @@ def test_a_plan_under_a_budget_is_measured_written_and_run(tsn: Callable[..., Re
     widths = {name: layer.codes.bit_width for name, layer in store.held("classes-0-1").items() if layer.codes is not None}
     assert widths == {name: content["layers"][name]["bit_width"] for name in widths}
     refused = tsn("plan", tiny_recipe, *settings, "--set", "trunk.kind=checkpoint")
-    assert refused.exit_code == 1 and "Set `trunk.kind: seed`" in refused.stderr
+    assert refused.exit_code == 1 and "what owning them is worth shows only after training" in refused.stderr
+
+
+def test_a_budget_over_a_trained_trunk_chooses_units(tsn: Callable[..., Result], tiny_recipe: Path, tmp_path: Path) -> None:
+    """What reads the removed units becomes the task's own, all else is shared, and the extracted model has the multiply-accumulates of the plan."""
+    checkpoint = tmp_path / "trained.pth"
+    torch.manual_seed(0)
+    torch.save(small_cnn(width=8).state_dict(), checkpoint)
+    settings = ("--set", f"model.checkpoint={checkpoint}", "--set", "trunk.kind=checkpoint", "--set", "tasks.count=1")
+    settings += ("--set", "plan.budget={macs_kept: 0.7, units: [0.75, 0.5], examples: 40}", "--set", "plan.units_keep=1.0")
+    done = tsn("run", tiny_recipe, *settings, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.stderr
+    content = parse_yaml((tmp_path / "run" / "plan.yaml").read_text(encoding="utf-8")).data
+    own = {name for name, layer in content["layers"].items() if layer["encoding"] == "codes"}
+    assert own and own <= set(content["measured"]["own"]) and {layer["encoding"] for layer in content["layers"].values()} == {"codes", "shared"}
+    task = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["tasks"][0]
+    macs = task["macs"]
+    assert macs["extracted"] <= 0.7 * macs["dense"]
+    part = inspect_store(Store.open(tmp_path / "run" / "store"))["parts"][-1]
+    stored = part["bytes"] - part["breakdown"]["metadata"]
+    assert stored == pytest.approx(content["measured"]["predicted"]["size_bytes"], rel=0.35)

@@ -138,6 +138,34 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class ProductFactor:
+    """Part of a product's grid whose entries units go with.
+
+    Attributes:
+        entries: of this part of the grid; the whole grid is all combinations of the entries of its parts.
+        units: group name -> int64 array (size,), number of these entries that go with each unit of the group.
+    """
+
+    entries: int
+    units: Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class ProductRecord:
+    """Multiply-accumulates that belong to no codable layer: of activations with each other, or with a weight that is stored otherwise.
+
+    Attributes:
+        node: name of the operation; an operation of two products (attention) has two records.
+        macs: at batch 1, evenly spread over the grid of its factors.
+        factors: those parts of the grid that shrink with units.
+    """
+
+    node: str
+    macs: int
+    factors: tuple[ProductFactor, ...]
+
+
+@dataclass(frozen=True)
 class ModelGraph:
     """What the analyzer knows of a pristine model.
 
@@ -150,6 +178,7 @@ class ModelGraph:
         input_shape: shape of one example of the first input, without batch.
         fingerprint: sha256 over parameter names, shapes, dtypes and module types; survives torch versions.
         inputs: all inputs in the order of the call; empty where only the shape of a single float input is known.
+        products: multiply-accumulates outside the layers that shrink with units; empty where the couplings come from gradients, which do not say.
     """
 
     nodes: tuple[NodeRecord, ...]
@@ -160,6 +189,7 @@ class ModelGraph:
     input_shape: tuple[int, ...]
     fingerprint: str
     inputs: tuple[InputRecord, ...] = ()
+    products: tuple[ProductRecord, ...] = ()
 
     @property
     def macs(self) -> int:

@@ -3,6 +3,7 @@
 import json
 
 import budget
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,7 +14,8 @@ from tsn_toolkit.models.small_cnn import small_cnn
 from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption
 from tsn_toolkit.trainer.norms import reestimate_norms_
 
-BUDGETS = ((3, 1.0), (2, 0.6))
+BUDGETS = ((4, 1.0), (2, 0.8))
+OPTIONS = ((1.0, 4), (0.3, 4), (1.0, 1), (0.3, 1))
 NAMES = ("conv1", "conv2", "conv3", "conv4")
 
 
@@ -28,7 +30,7 @@ def subject():
 
 @pytest.fixture(scope="module")
 def result(subject):
-    return budget.measure(subject, (1.0, 0.3), (4, 1), BUDGETS)
+    return budget.measure(subject, OPTIONS, BUDGETS, planning=32)
 
 
 @pytest.fixture
@@ -37,13 +39,21 @@ def examiner(subject):
 
 
 def test_every_method_at_every_budget_within_its_bytes(result):
+    """A uniform network that would leave bytes unused is no comparison."""
     small, large = sorted({row["budget_bytes"] for row in result["rows"]})
-    methods = {"planner", "uniform density, 8 bits", "uniform density, 4 bits"}
-    assert {row["method"] for row in result["rows"] if row["budget_bytes"] == large} == methods | {"uniform bits"}
-    assert {row["method"] for row in result["rows"] if row["budget_bytes"] == small} == methods
+    assert [row["method"] for row in result["rows"] if row["budget_bytes"] == large] == ["planner", "uniform, 4 bits"]
+    assert [row["method"] for row in result["rows"] if row["budget_bytes"] == small] == ["planner", *(f"uniform, {n} bits" for n in (4, 3, 2))]
     assert all(row["bytes"] <= row["budget_bytes"] for row in result["rows"])
-    assert [row["bytes"] for row in result["rows"] if row["method"] == "uniform bits"] == [large]
-    assert result["passes"] == 1 + len(NAMES) * 4 and result["calibration_images"] == 48 and result["test_images"] == 64
+    assert [row["density"] for row in result["rows"] if row["budget_bytes"] == large and row["method"] != "planner"] == [1.0]
+    assert result["passes"] == 1 + len(NAMES) * len(OPTIONS) and result["planning_images"] == 32
+    assert result["calibration_images"] == 48 and result["test_images"] == 64
+
+
+def test_the_gain_is_paired_by_image():
+    right = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]])
+    rows = budget._rows([({"budget_bytes": 9, "method": name}, row) for name, row in zip(("planner", "uniform, 4 bits"), right, strict=True)])
+    assert [row["accuracy"] for row in rows] == [0.75, 0.5] and "planner_gain" not in rows[0]
+    assert rows[1]["planner_gain"] == 0.25 and rows[1]["standard_error"] == 0.25  # differences 0 1 0 0: deviation 1/2, of 4
 
 
 def test_a_uniform_density_uses_the_bytes(examiner):
@@ -60,31 +70,33 @@ def test_a_candidate_is_measured_with_norms_of_the_training_images(subject, exam
     with examiner.applied(candidate) as model:
         reestimate_norms_(model, [subject.calibration[0]])
         expected = float((model(subject.test[0]).argmax(1) == subject.test[1]).double().mean())
-    assert budget.accuracy(examiner, candidate, subject) == pytest.approx(expected, abs=1e-5)
+    assert budget.correct(examiner, candidate, subject).mean() == pytest.approx(expected, abs=1e-9)
     assert torch.equal(examiner.model.conv3.weight, subject.model.conv3.weight)
 
 
 def test_test_images_are_seen_after_all_plans(subject, monkeypatch):
     events = []
-    for name in ("solve", "uniform_density", "accuracy"):
+    for name in ("solve", "uniform_density", "correct"):
         original = getattr(budget, name)
         monkeypatch.setattr(budget, name, lambda *args, name=name, original=original: (events.append(name), original(*args))[1])
-    budget.measure(subject, (1.0, 0.3), (4, 1), BUDGETS)
-    assert events == ["solve", "uniform_density", "uniform_density"] * 2 + ["accuracy"] * (1 + 3 + 1 + 3)
+    budget.measure(subject, OPTIONS, BUDGETS, planning=32)
+    assert events == ["solve", "uniform_density", "solve", *["uniform_density"] * 3, *["correct"] * (1 + 2 + 4)]
 
 
 def test_the_page_and_the_plot_hold_the_measured_numbers(result, tmp_path):
-    about = {"command": "a command", "seed": 3, "wall_s": 1.5, "versions": {"torch": "2.0"}, "processor": "p"}
+    about = {"command": "a command", "seed": 3, "wall_s": 1.5, "processor_s": 2.5, "versions": {"torch": "2.0"}, "processor": "p"}
     page = budget.render({**result, **about})
-    row = next(row for row in result["rows"] if row["method"] == "planner")
-    cells = next(line for line in page.splitlines() if line.startswith(f"| {row['budget_bytes'] / 1000:.1f} |")).split("|")
-    assert cells[2].strip() == f"{100 * row['accuracy']:.1f}"
-    assert "`a command`" in page and "seed 3" in page and "torch 2.0" in page and "48 training images" in page and "64 test images" in page
-    assert f"| {row['increase']:.4f} | {row['lower_bound']:.4f} |" in page
+    planner, uniform = result["rows"][:2]
+    lines = [line.split("|") for line in page.splitlines() if line.startswith(f"| {planner['budget_bytes'] / 1000:.1f} |")]
+    assert lines[0][2].strip() == f"{100 * planner['accuracy']:.1f}" and lines[0][3].strip() == f"{100 * uniform['accuracy']:.1f}"
+    assert lines[1][2].strip() == f"{100 * uniform['planner_gain']:+.1f} ({100 * uniform['standard_error']:.1f})"
+    for text in ("`a command`", "2.5 s of processor time", "seed 3", "torch 2.0", "32 training images", "48 training images", "64 test images"):
+        assert text in page, text
+    assert f"{planner['predicted']:.4f} / {planner['lower_bound']:.4f} / " in page
     pytest.importorskip("matplotlib")
     for name in ("a.svg", "b.svg"):
         budget.draw(result, tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes() and "uniform bits" in (tmp_path / "a.svg").read_text()
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes() and "uniform, 4 bits" in (tmp_path / "a.svg").read_text()
 
 
 def test_missing_data_is_one_message(monkeypatch, tmp_path):
@@ -102,6 +114,7 @@ def test_the_quick_run_on_the_checkpoint(tsn_data, tmp_path):
     torch.set_num_threads(threads)
     assert done.exit_code == 0
     result = json.loads((tmp_path / "budget.json").read_text())
-    planner, *others = (row for row in result["rows"] if row["budget_bytes"] == min(row["budget_bytes"] for row in result["rows"]))
-    assert planner["method"] == "planner" and all(planner["whole_increase"] < row["whole_increase"] for row in others)
+    for limit in {row["budget_bytes"] for row in result["rows"]}:
+        planner, *others = (row for row in result["rows"] if row["budget_bytes"] == limit)
+        assert planner["method"] == "planner" and others and all(planner["divergence"] < row["divergence"] for row in others)
     assert (tmp_path / "budget.md").is_file() and (tmp_path / "budget.svg").is_file()

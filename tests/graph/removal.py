@@ -4,12 +4,14 @@ import copy
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsn_toolkit.graph import mask_units_, prove_equal, shrink
 from tsn_toolkit.graph.inputs import random_inputs, run_model
 from tsn_toolkit.graph.probe import randomise_
+from tsn_toolkit.plan import macs_after
 
 
 def randomised_copy(model, seed=5):
@@ -63,13 +65,20 @@ def check_removal(model, graph, seed):
 
 
 def flops(model, graph):
-    """Floating-point operations that torch counts; with gradients on, as fused fast paths are not counted."""
+    """Floating-point operations that torch counts; with gradients on and attention in plain products, as fused fast paths are not counted."""
     inputs = random_inputs(model, graph.inputs, seed=0, batch=1)
     positional = [x for record, x in zip(graph.inputs, inputs) if not record.keyword]
     keywords = {record.name: x for record, x in zip(graph.inputs, inputs) if record.keyword}
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(*positional, **keywords)
     return counter.get_total_flops()
+
+
+def check_macs(model, graph):
+    """The multiply-accumulates that a plan counts are those that torch counts on the shrunk model, attention included."""
+    masks = random_masks(graph, 0, share=0.5)
+    assert flops(model, graph) == 2 * graph.macs
+    assert flops(shrink(model, graph, masks).model, graph) == 2 * macs_after(graph, masks) < 2 * graph.macs
 
 
 def check_reduction(model, graph):

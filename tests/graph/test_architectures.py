@@ -14,7 +14,7 @@ from tsn_toolkit.graph import trace
 
 sys.path.insert(0, str(Path(__file__).parent))
 import architecture_models as zoo  # noqa: E402
-from removal import check_reduction, check_removal, random_masks  # noqa: E402
+from removal import check_macs, check_reduction, check_removal, random_masks  # noqa: E402
 
 IMAGE, WORDS = torch.zeros(2, 3, 8, 8), torch.zeros(1, 6, 8)
 CROSS = {"query": torch.zeros(1, 4, 6), "memory": torch.zeros(1, 7, 5), "mask": torch.zeros(1, 7, dtype=torch.bool)}
@@ -63,6 +63,11 @@ def test_masked_equals_shrunk(name, seed):
 @pytest.mark.parametrize("name", CASES)
 def test_really_smaller(name):
     check_reduction(*traced(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plan_counts_the_macs_that_stay(name):
+    check_macs(*traced(name))
 
 
 def frozen(name):

@@ -10,7 +10,7 @@ import torch
 from tsn_toolkit.graph import trace
 
 sys.path.insert(0, str(Path(__file__).parent))
-from removal import check_reduction, check_removal  # noqa: E402
+from removal import check_macs, check_reduction, check_removal  # noqa: E402
 
 transformers = pytest.importorskip("transformers")
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -86,6 +86,11 @@ def test_masked_equals_shrunk(name, seed):
 @pytest.mark.parametrize("name", CASES)
 def test_really_smaller(name):
     check_reduction(*traced(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plan_counts_the_macs_that_stay(name):
+    check_macs(*traced(name))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[3]])

@@ -1,10 +1,12 @@
 """`plan.budget` of a recipe: defaults, frozen, and every way to contradict oneself."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
 from tsn_toolkit.recipe.checks import find_conflicts
-from tsn_toolkit.recipe.schema import ModelSection, PlanSection
+from tsn_toolkit.recipe.schema import ModelSection, PlanSection, TrunkSection
 
 
 def findings(budget, **section):
@@ -59,3 +61,22 @@ def test_a_budget_is_frozen():
     budget = PlanSection(budget={"size_bytes": 9}).budget
     with pytest.raises(ValidationError, match="frozen"):
         budget.size_bytes = 10
+
+
+@pytest.mark.parametrize(
+    ("budget", "key", "message"),
+    [
+        ({"macs_kept": 0.5, "units": [0.5], "densities": [0.5]}, "plan.budget.densities", "but over a trained trunk.*`plan.density` counts"),
+        ({"macs_kept": 0.5, "units": [0.5], "bit_widths": [4]}, "plan.budget.bit_widths", "`plan.bit_width` counts"),
+        ({"max_accuracy_drop": 0.1}, "plan.budget.units", "is empty, but over a trained trunk only removed units are chosen"),
+        ({"size_bytes": 9, "units": [0.5]}, "plan.budget.size_bytes", "is 9 and the only limit"),
+        ({"size_bytes": 9, "macs_kept": 0.5, "units": [0.5]}, "", ""),
+    ],
+)
+def test_over_a_trained_trunk_a_budget_chooses_units(budget, key, message):
+    sections = {"plan": PlanSection(budget=budget), "model": ModelSection(factory="a.b:c", checkpoint="c.pth"), "trunk": TrunkSection()}
+    found = {".".join(map(str, place)): text for place, text in find_conflicts(sections)}
+    assert list(found) == ([key] if key else [])
+    assert all(re.search(message, text) for text in found.values())
+    seeded = {**sections, "trunk": TrunkSection(kind="seed")}
+    assert not [place for place, text in find_conflicts(seeded) if "trained trunk" in text]

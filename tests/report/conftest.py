@@ -28,6 +28,20 @@ def task(position: int) -> dict[str, Any]:
     }
 
 
+def sharing() -> dict[str, Any]:
+    """Each task reads as much of every earlier owner, and half of what any other task reads."""
+    owners = [[1 / (row + 1) if owner <= row else 0.0 for owner in range(5)] for row in range(5)]
+    others = [[1.0 if row == column else 0.5 for column in range(5)] for row in range(5)]
+    return {
+        "tasks": list(TASKS),
+        "owners": list(TASKS),
+        "by_owner": owners,
+        "with_task": others,
+        "layers": {"conv1": {"used": [0.3125] * 5, "exclusive": [0.0625] * 5}},
+        "units": {"conv1": {"size": 16, "kept": [9] * 5, "exclusive": [3] * 5}},
+    }
+
+
 @pytest.fixture
 def summary() -> dict[str, Any]:
     return {
@@ -62,13 +76,8 @@ def inspection() -> dict[str, Any]:
         "total_bytes": 17885,
         "tasks": [{"name": name, "parent": TASKS[n - 1] if n else "trunk", "marginal_bytes": DELTAS[n]} for n, name in enumerate(TASKS)],
         "entropy_bytes": 11021,
+        "sharing": sharing(),
     }
-
-
-@pytest.fixture
-def sharing() -> tuple[list[str], list[list[float]], list[str]]:
-    matrix = [[1 / (row + 1) if owner <= row else 0.0 for owner in range(5)] for row in range(5)]
-    return list(TASKS), matrix, list(TASKS)
 
 
 @pytest.fixture

@@ -46,9 +46,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def html(summary: dict[str, Any], inspection: dict[str, Any], sharing: Any, parity: Any) -> str:
+def html(summary: dict[str, Any], inspection: dict[str, Any], parity: Any) -> str:
     return render_report(
-        summary, inspection=inspection, graph_svg=GRAPH, sharing=sharing, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
+        summary, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
     )
 
 
@@ -86,7 +86,7 @@ def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
     assert page.loads == ["data:image/svg+xml;base64," + base64.b64encode(GRAPH.encode()).decode()]
 
 
-def test_hostile_names_are_escaped(summary: dict[str, Any], inspection: dict[str, Any], sharing: Any, parity: Any) -> None:
+def test_hostile_names_are_escaped(summary: dict[str, Any], inspection: dict[str, Any], parity: Any) -> None:
     summary["tasks"][0]["name"] = HOSTILE
     summary["dense_reference"] = HOSTILE
     summary["versions"] = {HOSTILE: HOSTILE}
@@ -94,12 +94,12 @@ def test_hostile_names_are_escaped(summary: dict[str, Any], inspection: dict[str
     summary["tasks"][0]["accuracy"]["exported"] = {HOSTILE: 0.5}
     inspection["parts"][0]["path"] = HOSTILE
     inspection["tasks"][0]["name"] = HOSTILE
+    inspection["sharing"]["owners"][0] = inspection["sharing"]["tasks"][0] = HOSTILE
     parity = {HOSTILE: {HOSTILE: {"failures": [HOSTILE]}}}
     html = render_report(
         summary,
         inspection=inspection,
         graph_svg=f"<svg>{HOSTILE}</svg>",
-        sharing=([HOSTILE], [[0.5]], [HOSTILE]),
         parity=parity,
         recipe_text=HOSTILE,
         name=HOSTILE,
@@ -108,6 +108,14 @@ def test_hostile_names_are_escaped(summary: dict[str, Any], inspection: dict[str
     page = Page(html)
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) >= 14
+
+
+def test_sharing_is_shown_by_owner_task_layer_and_group(html: str) -> None:
+    text = Page(html).text
+    for title in ("By owner", "With other tasks", "Weights used, by layer", "Units kept, by group"):
+        assert title in text
+    for number in ("0.3125", "0.0625", "0.5625", "0.1875"):  # of conv1's weights used, and read by one task alone; 9 and 3 of its 16 units
+        assert text.count(number) == 5, number
 
 
 def test_optional_keys_may_be_missing() -> None:
@@ -130,9 +138,9 @@ def test_any_key_of_a_task_may_be_missing(summary: dict[str, Any], inspection: d
     assert "not measured" in Page(render_report(summary, inspection=inspection)).text
 
 
-def test_the_same_run_gives_the_same_page(html: str, summary: dict[str, Any], inspection: dict[str, Any], sharing: Any, parity: Any) -> None:
+def test_the_same_run_gives_the_same_page(html: str, summary: dict[str, Any], inspection: dict[str, Any], parity: Any) -> None:
     again = render_report(
-        summary, inspection=inspection, graph_svg=GRAPH, sharing=sharing, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
+        summary, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
     )
     assert again == html
 

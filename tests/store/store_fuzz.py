@@ -30,7 +30,7 @@ import numpy as np
 from tsn_toolkit.contracts import TaskWeights
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.image_file import ImageFile, Rest, image_from_bytes, image_to_bytes
-from tsn_toolkit.store.inspect import inspect_store, sharing_matrix
+from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.joint_image import JointImage
 from tsn_toolkit.store.layout import MAX_LENGTH, MAX_SLOTS, Architecture
 from tsn_toolkit.store.manifest import hash_bytes
@@ -195,7 +195,6 @@ def read_store(folder: Path, thorough: bool) -> None:
     if thorough:
         assert all(store.codes_hash(entry.name) for entry in store.entries)
         inspect_store(store)
-        sharing_matrix(store)
 
 
 def _check_weights(weights: TaskWeights, architecture: Architecture) -> None:

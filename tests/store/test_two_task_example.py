@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tsn_toolkit.contracts import GroupMember, HeadState, LayerCodes, LayerRecord, ModelGraph, TaskResult, TrunkResult, UnitGroup
-from tsn_toolkit.store.inspect import sharing_matrix
+from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.layer_blobs import known_slots
 from tsn_toolkit.store.part import read_part
 from tsn_toolkit.store.store import Store
@@ -116,10 +116,15 @@ def test_states_come_back(store):
 
 
 def test_sharing(store):
-    names, matrix = sharing_matrix(store)
-    assert names == ("trunk", "a", "b")
+    found = inspect_store(store)["sharing"]
+    assert (found["tasks"], found["owners"]) == (["a", "b"], ["trunk", "a", "b"])
     # a uses 4 slots: 2 of the trunk, 2 its own. b uses 5: 1 of the trunk (the 1), 2 of a (7 and -5), 2 its own.
-    np.testing.assert_allclose(matrix, [[2 / 4, 2 / 4, 0], [1 / 5, 2 / 5, 2 / 5]])
+    np.testing.assert_allclose(found["by_owner"], [[2 / 4, 2 / 4, 0], [1 / 5, 2 / 5, 2 / 5]])
+    # Both read a's 7 and a's -5; where a reads the trunk's -1 (row 0), b reads its own 4.
+    np.testing.assert_allclose(found["with_task"], [[1, 2 / 4], [2 / 5, 1]])
+    np.testing.assert_allclose(found["layers"]["fc"]["used"], [4 / 6, 5 / 6])
+    np.testing.assert_allclose(found["layers"]["fc"]["exclusive"], [2 / 6, 3 / 6])
+    assert found["units"] == {}
 
 
 def test_context_holds_the_task_ancestors_and_not_the_trunk(store):

@@ -41,6 +41,21 @@ class Count:
     dim: int
 
 
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates of one product, evenly spread over a grid; an entry is there as long as all atoms at its place are.
+
+    Attributes:
+        node: name of the operation.
+        macs: for the batch that was traced.
+        factors: atoms over parts of the grid, as of a `UnitMap`.
+    """
+
+    node: str
+    macs: int
+    factors: tuple[Atoms, ...]
+
+
 @dataclass
 class Couplings:
     """Collects joins and statements; `resolve` turns them into units.
@@ -48,10 +63,12 @@ class Couplings:
     Attributes:
         node: the operation that is being read; reasons name it.
         counts: numbers in the code that may count units.
+        products: everything that was multiplied.
     """
 
     node: Any = None
     counts: list[Count] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
     _edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     _weak: list[tuple[Atoms, Atoms, Reason]] = field(default_factory=list)
     _grids: list[Atoms] = field(default_factory=list)
@@ -87,6 +104,10 @@ class Couplings:
     def count(self, module: str, length: int, factor: Atoms, dim: int) -> None:
         """Code of `module` reads a dimension that has this length as long as no unit went."""
         self.counts.append(Count(module, length, factor, dim))
+
+    def multiply(self, macs: int, *factors: Atoms | None) -> None:
+        """The operation multiplies over a grid with these factors (None: a part of the grid that no unit covers)."""
+        self.products.append(Product(self.node.name, macs, tuple(factor for factor in factors if factor is not None)))
 
     def keep_grid(self, factor: Atoms) -> None:
         """What stays of `factor` must be a full grid, because code reads it with one length per dimension."""

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from tsn_toolkit.graph import join_rules, norm_rules, product_rules, shape_rules  # noqa: F401, they register their rules
-from tsn_toolkit.graph.couplings import Count, Couplings, Reason
+from tsn_toolkit.graph.couplings import Count, Couplings, Product, Reason
 from tsn_toolkit.graph.export_trace import Exported, module_path, op_name
 from tsn_toolkit.graph.rules import Call, Maps, apply_rule
 from tsn_toolkit.graph.unit_map import Atoms, UnitMap
@@ -32,6 +32,7 @@ class Units:
         why: for every unit the number of the reason why it stays, -1 where it may go.
         reasons: in execution order.
         counts: numbers in the code that may count units.
+        products: everything that was multiplied, in execution order, layers included.
         read: names of the parameters and buffers that the output depends on, tied ones under each of their names.
     """
 
@@ -40,6 +41,7 @@ class Units:
     why: Atoms
     reasons: tuple[Reason, ...]
     counts: tuple[Count, ...]
+    products: tuple[Product, ...]
     read: frozenset[str]
 
 
@@ -70,7 +72,8 @@ def follow_units(model: nn.Module, exported: Exported) -> Units:
             maps[node] = _unknown(node)
     unit, why, reasons = book.resolve(total)
     tensors_read = {id(tensors[name]) for name in read if name in tensors}
-    return Units(atoms, unit, why, reasons, tuple(book.counts), frozenset(name for name, tensor in tensors.items() if id(tensor) in tensors_read))
+    names = frozenset(name for name, tensor in tensors.items() if id(tensor) in tensors_read)
+    return Units(atoms, unit, why, reasons, tuple(book.counts), tuple(book.products), names)
 
 
 def _number(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[tuple[str, int], Atoms], int]:

@@ -11,8 +11,7 @@ from torch import nn
 from tsn_toolkit.contracts import GroupMember, ModelGraph, SizeMember, UnitGroup
 from tsn_toolkit.graph.coupled_by_gradients import groups_by_gradients
 from tsn_toolkit.graph.couplings import Reason
-from tsn_toolkit.graph.export_trace import Exported
-from tsn_toolkit.graph.flow import Units, follow_units
+from tsn_toolkit.graph.flow import Units
 from tsn_toolkit.graph.layers import RECURRENT, output_dims
 from tsn_toolkit.graph.operations import source_of_text
 from tsn_toolkit.graph.proof import prove_groups
@@ -21,24 +20,24 @@ from tsn_toolkit.graph.unit_map import Atoms
 
 
 def find_groups(
-    model: nn.Module, graph: ModelGraph, exported: Exported | None, layer_order: Sequence[str], sources: Mapping[str, str]
+    model: nn.Module, graph: ModelGraph, units: Units | None, layer_order: Sequence[str], sources: Mapping[str, str]
 ) -> tuple[UnitGroup, ...]:
     """All unit groups of `model` in execution order of their first producer; groups that cannot lose units are frozen with a reason.
 
     Args:
         model: the pristine model; it is not changed.
         graph: of the model, with `groups` still empty.
-        exported: the exported graph; None when torch.export could not read the model.
+        units: what couples with what; None when torch.export could not read the model.
         layer_order: names of the modules that produce units, in execution order.
         sources: module path -> `file:line`, for the reasons.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = {name: modules[name] for name in layer_order if output_dims(modules[name])}
-    if exported is None:
+    if units is None:
         groups = groups_by_gradients(model, graph, layers)
         groups = tuple(replace(group, frozen=_reason(group.frozen, sources.get(group.name, ""))) if group.frozen else group for group in groups)
     else:
-        groups = collect_groups(model, follow_units(model, exported), layers, graph.head, sources)
+        groups = collect_groups(model, units, layers, graph.head, sources)
     failures = prove_groups(model, replace(graph, groups=groups))
     return tuple(
         replace(group, frozen=_reason(failures[group.name], sources.get(group.name, ""))) if group.name in failures else group for group in groups

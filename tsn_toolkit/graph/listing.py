@@ -19,9 +19,9 @@ def layer_groups(graph: ModelGraph) -> dict[str, str]:
 
 
 def reachable_macs(graph: ModelGraph) -> int:
-    """Multiply-accumulates at batch 1 of layers that shrink, on the input or the output side, when units of an unfrozen group go."""
+    """Multiply-accumulates at batch 1 of layers and other products that shrink, on any side, when units of an unfrozen group go."""
     touched = {member.parameter for group in graph.groups if not group.frozen for member in group.members}
-    return sum(layer.macs for layer in graph.layers if f"{layer.name}.weight" in touched)
+    return sum(layer.macs for layer in graph.layers if f"{layer.name}.weight" in touched) + sum(product.macs for product in graph.products)
 
 
 def graph_json(graph: ModelGraph) -> dict[str, Any]:
@@ -40,6 +40,10 @@ def graph_json(graph: ModelGraph) -> dict[str, Any]:
         "edges": [list(edge) for edge in graph.edges],
         "layers": [
             {"name": layer.name, "kind": layer.kind, "shape": list(layer.shape), "macs": layer.macs, "norm": layer.norm} for layer in graph.layers
+        ],
+        "products": [
+            {"node": product.node, "macs": product.macs, "groups": sorted({name for factor in product.factors for name in factor.units})}
+            for product in graph.products
         ],
         "groups": [
             {

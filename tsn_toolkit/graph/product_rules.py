@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def _matmul(book: Couplings, one: UnitMap, other: UnitMap) -> UnitMap:
     left = one.each(lambda factor: factor[..., None], (*one.shape, 1))
     right = other.each(lambda factor: factor[..., None, :, :], (*other.shape[:-2], 1, *other.shape[-2:]))
     product = book.combine([left, right], (*batch, one.shape[-2], one.shape[-1], other.shape[-1]))
+    book.multiply(prod(product.shape), *product.factors)
     result = _contracted(book, product, ndim - 1)
     if column:
         result = result.taken(len(result.shape) - 1, 0)
@@ -73,6 +75,7 @@ def _einsum(book: Couplings, call: Call) -> UnitMap:
     sizes = {letter: length for term, item in zip(terms, call.maps) for letter, length in zip(term, item.shape)}
     spread = [_spread(item, term, letters) for term, item in zip(terms, call.maps)]
     product = book.combine(spread, [sizes[letter] for letter in letters])
+    book.multiply(prod(product.shape), *product.factors)
     while len(product.shape) > len(right):
         product = _contracted(book, product, len(product.shape) - 1)
     return product
@@ -139,6 +142,7 @@ def _conv_transposed(book: Couplings, call: Call) -> UnitMap:
     x = _unbatched(x, len(weight.shape))
     fix_positions(book, x, 2, "a convolution runs over them")
     columns, rows = _vector(weight, 0), _vector(weight, 1)
+    book.multiply(prod(x.shape) // weight.shape[0] * prod(weight.shape), columns, rows)
     _read_channels(book, x, columns, 1)
     if groups == 1:
         return _channels(book, call.shape, rows, bias)

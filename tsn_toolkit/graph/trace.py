@@ -20,10 +20,12 @@ from tsn_toolkit.errors import GraphError
 from tsn_toolkit.graph.cost import operation_macs
 from tsn_toolkit.graph.export_trace import Exported, export_graph, operations_of
 from tsn_toolkit.graph.fingerprint import fingerprint
+from tsn_toolkit.graph.flow import follow_units
 from tsn_toolkit.graph.fx_trace import trace_by_fx
 from tsn_toolkit.graph.groups import find_groups
 from tsn_toolkit.graph.inputs import Example, first_examples, run_model, with_vocabularies
 from tsn_toolkit.graph.operations import Operation, source_of_traceback
+from tsn_toolkit.graph.products import find_products
 
 CODABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -63,7 +65,9 @@ def trace(model: nn.Module, example_inputs: Example, *, head: str | None = None)
     for operation in operations:
         for name in (operation.module, *(parameter.rpartition(".")[0] for parameter in operation.parameters)):
             sources.setdefault(name, operation.source)
-    return replace(graph, groups=find_groups(quiet, graph, exported, order, sources))
+    units = None if exported is None else follow_units(quiet, exported)
+    groups = find_groups(quiet, graph, units, order, sources)
+    return replace(graph, groups=groups, products=() if units is None else find_products(units, groups, _of_layers(operations, graph.layers)))
 
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
@@ -240,6 +244,12 @@ def _layers(model: nn.Module, operations: Sequence[Operation], order: Sequence[s
         if isinstance(layer, CODABLE):
             records.append(LayerRecord(name, type(layer).__name__, tuple(layer.weight.shape), macs.get(name, 0), norms.get(name, "")))
     return tuple(records)
+
+
+def _of_layers(operations: Sequence[Operation], layers: Sequence[LayerRecord]) -> frozenset[str]:
+    """Names of the operations whose multiply-accumulates a layer's record counts."""
+    weights = {f"{layer.name}.weight" for layer in layers}
+    return frozenset(operation.name for operation in operations if not weights.isdisjoint(operation.parameters))
 
 
 def _following_norms(model: nn.Module, operations: Sequence[Operation]) -> Mapping[str, str]:

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from tsn_toolkit import registry
 from tsn_toolkit.bench.shrunk import shrunk_latency
-from tsn_toolkit.contracts import CompressionPlan, ModelGraph
+from tsn_toolkit.contracts import CompressionPlan, ModelGraph, Split
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.data.splits import split_validation
+from tsn_toolkit.data.splits import load_task, split_validation
 from tsn_toolkit.model_loading import load_model
+from tsn_toolkit.parts.mended import mended
 from tsn_toolkit.plan.file import load_measured, load_plan
 from tsn_toolkit.plan.make import make_plan, switched_layers
+from tsn_toolkit.plan.over_trunk import plan_over_trunk
 from tsn_toolkit.plan.settings import PlanSettings
-from tsn_toolkit.plan.under_budget import plan_under_budget
+from tsn_toolkit.plan.under_budget import BudgetedPlan, evenly, plan_under_budget
 from tsn_toolkit.recipe.environment import expand
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.target import Target
 from tsn_toolkit.vocabulary import MAX_CODE
+
+SCORED_EXAMPLES = 512
+"""Training examples on which units are scored for a plan over a trained trunk."""
+SCORING_BATCH = 64
+MENDED_ON = 64
+"""Of these, examples that the layers are fitted on: each gives as many equations as the layer has positions, and every number of units is mended."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,13 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
     """Measured on examples held out of the training data, the test set is not looked at; latency on the first target."""
     model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
     train, _ = load_data(recipe.data)
-    _, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
+    rest, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
     x = normalise(held_out.x, recipe.data.mean, recipe.data.std)
     latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
-    made = plan_under_budget(
+    make: Callable[..., BudgetedPlan] = plan_under_budget
+    if recipe.trunk.kind != "seed":
+        make = partial(plan_over_trunk, **_start_of_a_task(recipe, graph, model, rest))
+    made = make(
         recipe.plan,
         graph,
         model,
@@ -73,10 +87,23 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
         _losses,
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
+        classes=len(load_task(recipe, 0).classes),
         latency_ms=latency_ms,
         say=lambda line: say(f"plan: {line}"),
     )
     return RecipePlan(made.plan, made.measured)
+
+
+def _start_of_a_task(recipe: Recipe, graph: ModelGraph, model: nn.Module, train: Split) -> dict[str, Any]:
+    """How a task starts over the trained trunk: units by the recipe's criterion, what reads them mended, both on training examples."""
+    x, y = evenly((train.x, train.y), SCORED_EXAMPLES)
+    x = normalise(x, recipe.data.mean, recipe.data.std)
+    criterion = registry.load("tsn_toolkit.importance", recipe.plan.importance)
+    batches = list(zip(x.split(SCORING_BATCH), y.split(SCORING_BATCH), strict=True))
+    return {
+        "unit_scores": criterion.score(model, graph, batches, functional.cross_entropy),
+        "mend": partial(mended, model, graph, x[:MENDED_ON]),
+    }
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

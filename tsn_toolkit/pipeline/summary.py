@@ -20,7 +20,7 @@ from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.report.page import render_report
 from tsn_toolkit.run_folder import RunFolder, open_run_folder
-from tsn_toolkit.store.inspect import inspect_store, sharing_matrix
+from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK
 from tsn_toolkit.workshop import Workshop, workshop_of_store
@@ -72,12 +72,10 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
 
 def _write_page(recipe: Recipe, folder: RunFolder, store: Store, summary: dict[str, Any]) -> None:
     names = [task["name"] for task in summary["tasks"]]
-    owners, fractions = sharing_matrix(store)
     page = render_report(
         summary,
         inspection=inspect_store(store),
         graph_svg=(folder.path / "graph.svg").read_text(encoding="utf-8"),
-        sharing=(names, fractions.tolist(), list(owners)),
         parity={name: read_json(folder.record(name))["parity"] for name in names},
         recipe_text=folder.recipe.read_text(encoding="utf-8"),
         name=recipe.name,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ModelGraph, UnitGroup
 from tsn_toolkit.errors import PlanError
-from tsn_toolkit.plan.choose import checked_scores
+from tsn_toolkit.importance.ranking.checked import checked_scores
 from tsn_toolkit.plan.macs import macs_after
 
 BISECTIONS = 40
@@ -74,7 +74,8 @@ def greedy_keep(
     Raises:
         PlanError: if the budget cannot be reached, or scores are missing or not finite.
     """
-    ascending = {group.name: np.sort(checked_scores(scores, group.name, group.size)) for group in groups}
+    checked = checked_scores(scores, {group.name: (group.size,) for group in groups}, "group")
+    ascending = {name: np.sort(values) for name, values in checked.items()}
     keep = {group.name: group.size for group in groups}
     smallest = {group.name: rounded_keep(0.0, group.size, min_units=min_units, multiple=multiple) for group in groups}
     _check_reachable(graph, {**fixed, **smallest}, target_macs)

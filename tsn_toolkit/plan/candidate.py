@@ -8,10 +8,11 @@ what compression moves most are the means and variances that reach them, and the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import comb, log2, prod
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,16 +20,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
-from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.units import kept_entries, mask_units_, tensors_of
 from tsn_toolkit.importance import magnitude
+from tsn_toolkit.importance.ranking.checked import checked_scores
 from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
 from tsn_toolkit.numerics.entropy import ideal_bits
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
-from tsn_toolkit.plan.choose import best, checked_scores
+from tsn_toolkit.plan.answers import Answers, Loss, answers_of
+from tsn_toolkit.plan.choose import best
 
 Scores = Mapping[str, NDArray[np.float64]]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,18 @@ class Candidate:
     units: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Per example, float64 (n,): the loss, and 1 where the largest logit is the label."""
+class Measuring(Protocol):
+    """What measures candidates on the same examples."""
 
-    losses: NDArray[np.float64]
-    correct: NDArray[np.float64]
+    model: nn.Module
+    graph: ModelGraph
+    passes: int
+
+    def answers(self, candidate: Candidate | None = None) -> Answers:
+        """What the compressed network (none: the model as it is) answers."""
+
+    def size_bits(self, name: str, option: LayerOption) -> float:
+        """Entropy of the mask and of the codes of one full layer under an option, in bits."""
 
 
 class Examiner:
@@ -91,40 +98,26 @@ class Examiner:
         self._last: tuple[str, LayerOption, CodedWeight] | None = None
         self._state = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model).items()}
 
-    def unit_masks(self, units: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
-        """Group name -> bool (size,), the best-scored units."""
-        sizes = {group.name: group.size for group in self.graph.groups}
-        return {name: best(checked_scores(self._units, name, sizes[name]), keep) for name, keep in units.items() if keep < sizes[name]}
-
     def answers(self, candidate: Candidate | None = None) -> Answers:
         """What the compressed network (none: the model as it is) answers.
 
         Raises:
             PlanError: the loss does not give one number per example, or one is not finite.
         """
-        with self.applied(candidate or Candidate()) as model, torch.no_grad():
+        with self.applied(candidate or Candidate()) as model:
             norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
             for norm in norms:
                 norm.train()
-            outputs = [model(x) for x, _ in self._batches]
+            found = answers_of(model, self._batches, self.loss)
             for norm in norms:
                 norm.eval()
         self.passes += 1
-        labels = [y for _, y in self._batches]
-        losses = [self.loss(logits, y) for logits, y in zip(outputs, labels, strict=True)]
-        for values, y in zip(losses, labels, strict=True):
-            if values.shape != y.shape or not torch.isfinite(values).all():
-                raise PlanError(
-                    f"`loss` must give one finite number per example, got shape {tuple(values.shape)} for {len(y)} examples, finite: "
-                    f"{bool(torch.isfinite(values).all())}. Use a loss with reduction none, and check the model on the validation data."
-                )
-        correct = [(logits.argmax(1) == y).double() for logits, y in zip(outputs, labels, strict=True)]
-        return Answers(torch.cat(losses).double().cpu().numpy(), torch.cat(correct).cpu().numpy())
+        return found
 
     @contextmanager
     def applied(self, candidate: Candidate) -> Iterator[nn.Module]:
         """The working copy as the candidate has it, for the time of the block."""
-        masks = self.unit_masks(candidate.units)
+        masks = masks_of(self.graph, self._units, candidate.units)
         dims = kept_entries(self.graph, masks)
         try:
             mask_units_(self.model, self.graph, masks)
@@ -143,8 +136,7 @@ class Examiner:
 
     def size_bits(self, name: str, option: LayerOption) -> float:
         """Entropy of the mask and of the codes of one full layer under an option, in bits."""
-        codes = self._coded(name, option)
-        return mask_bits(codes.values.shape, option, codes.kept) + codes.code_bits
+        return self._coded(name, option).bits(option)
 
     def _coded(self, name: str, option: LayerOption) -> CodedWeight:
         """A full layer's codes; those asked for last are kept, because their size and their loss are asked for in turn."""
@@ -165,6 +157,18 @@ class CodedWeight:
     values: NDArray[np.float32]
     kept: int
     code_bits: float
+
+    def bits(self, option: LayerOption) -> float:
+        """Entropy of the mask and of the codes, in bits."""
+        return mask_bits(self.values.shape, option, self.kept) + self.code_bits
+
+
+def masks_of(graph: ModelGraph, scores: Scores, units: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+    """Group name -> bool (size,), the best-scored units, of every group that loses some."""
+    sizes = {group.name: group.size for group in graph.groups}
+    fewer = {name: keep for name, keep in units.items() if keep < sizes[name]}
+    checked = checked_scores(scores, {name: (sizes[name],) for name in fewer}, "group")
+    return {name: best(checked[name], keep) for name, keep in fewer.items()}
 
 
 def code_weight(weight: NDArray[np.float32], scores: NDArray[np.float64], option: LayerOption, max_code: int) -> CodedWeight:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import CompressionPlan, ModelGraph
 from tsn_toolkit.errors import PlanError
+from tsn_toolkit.importance.ranking.checked import checked_scores
 
 
 def choose_units(graph: ModelGraph, plan: CompressionPlan, scores: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.bool_]]:
@@ -22,7 +23,7 @@ def choose_units(graph: ModelGraph, plan: CompressionPlan, scores: Mapping[str, 
     for group in plan.groups:
         if sizes.get(group.name) != group.size:
             raise PlanError(f"Group `{group.name}` has {group.size} units in the plan and {sizes.get(group.name)} in the model. Make a new plan.")
-        masks[group.name] = best(checked_scores(scores, group.name, group.size), group.keep)
+        masks[group.name] = best(checked_scores(scores, {group.name: (group.size,)}, "group")[group.name], group.keep)
     return masks
 
 
@@ -35,20 +36,3 @@ def best(scores: NDArray[np.float64], keep: int) -> NDArray[np.bool_]:
     mask = np.zeros(len(scores), dtype=np.bool_)
     mask[np.argsort(-scores, kind="stable")[:keep]] = True
     return mask
-
-
-def checked_scores(scores: Mapping[str, NDArray[np.float64]], name: str, size: int) -> NDArray[np.float64]:
-    """The scores of one group as float64 (size,).
-
-    Raises:
-        PlanError: if they are missing, have another shape, or are not finite.
-    """
-    if name not in scores:
-        raise PlanError(f"There are no unit scores for group `{name}`, only for {', '.join(scores) or 'none'}. Score the same model that was traced.")
-    array = np.asarray(scores[name], dtype=np.float64)
-    if array.shape != (size,):
-        raise PlanError(f"The scores of group `{name}` must have shape ({size},), got {array.shape}. Score the same model that was traced.")
-    if not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise PlanError(f"The score of unit {bad} of group `{name}` is {array[bad]}; scores must be finite. Check the loss on the scoring data.")
-    return array

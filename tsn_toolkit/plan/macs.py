@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ModelGraph
+from tsn_toolkit.contracts import ModelGraph, ProductRecord
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph import kept_entries
 from tsn_toolkit.registry import did_you_mean
@@ -23,16 +23,26 @@ def macs_after(graph: ModelGraph, keep: Mapping[str, Keep]) -> int:
         graph: of the full model.
         keep: group name -> bool mask (size,), or a number of units, of which the first ones are taken; groups left out keep all.
 
-    A layer's multiply-accumulates are its positions times its weights, so they shrink with the weights; products of activations (attention) are
-    counted at full size.
+    A layer's multiply-accumulates are its positions times its weights, so they shrink with the weights; those of other products shrink with their
+    grids.
 
     Raises:
         PlanError: if a group is unknown, or a number or mask does not fit it.
     """
-    return graph.macs - sum(
+    masks = {name: _mask(graph, name, value) for name, value in keep.items()}
+    lost = sum(
         layer.macs // prod(layer.shape) * (prod(layer.shape) - prod(small))
-        for layer, small in zip(graph.layers, kept_shapes(graph, keep).values(), strict=True)
+        for layer, small in zip(graph.layers, kept_shapes(graph, masks).values(), strict=True)
     )
+    return graph.macs - lost - sum(product.macs - _kept_macs(product, masks) for product in graph.products)
+
+
+def _kept_macs(product: ProductRecord, masks: Mapping[str, NDArray[np.bool_]]) -> int:
+    """Multiply-accumulates of a product that stay: a grid of fewer entries."""
+    macs = product.macs // prod(factor.entries for factor in product.factors)
+    for factor in product.factors:
+        macs *= factor.entries - sum(int(entries[~masks[name]].sum()) for name, entries in factor.units.items() if name in masks)
+    return macs
 
 
 def kept_shapes(graph: ModelGraph, keep: Mapping[str, Keep]) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,9 @@
-"""What every layer and group of a trained network costs in validation loss when it alone is compressed, and what that saves.
+"""What every layer and group of a trained network changes in its answers when it alone is compressed, and what that saves.
 
-One forward pass over the examples per option: the loss of every example is compared with that of the network as it is, so that small increases show
-(`numerics/paired.py`). Nothing is trained. Sizes are entropies of mask and codes at that option, counted on the network's own weights.
+One forward pass over the examples per option. What counts is how far the class probabilities move from those of the network as it is
+(`answers.divergences`), several times more exact on the same examples than the difference of the losses, which is measured beside it: of many
+options, some lower the loss of a few hundred examples by chance, and a choice by the loss takes just these. Nothing is trained. Sizes are entropies
+of mask and codes at that option, counted on the network's own weights.
 """
 
 from __future__ import annotations
@@ -11,18 +13,36 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.numerics.half import half_size_bytes
 from tsn_toolkit.numerics.paired import PairedDifference, paired_difference
-from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption
+from tsn_toolkit.plan.answers import Answers, divergences
+from tsn_toolkit.plan.candidate import Candidate, LayerOption, Measuring
 from tsn_toolkit.plan.macs import macs_after
 
 Latency = Callable[[Mapping[str, int]], float]
 """Group name -> number of units kept (left out: all) -> milliseconds on the target."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a compressed network answers, beside the network as it is.
+
+    Attributes:
+        divergence: of the class probabilities, nats.
+        loss: increase of the loss.
+    """
+
+    divergence: PairedDifference
+    loss: PairedDifference
+
+
+def change(before: Answers, after: Answers) -> Change:
+    """Mean over the examples, with standard errors."""
+    return Change(paired_difference(divergences(before, after), np.zeros(len(before.losses))), paired_difference(after.losses, before.losses))
 
 
 @dataclass(frozen=True)
@@ -33,30 +53,30 @@ class LayerEntry:
         option: what the layer takes.
         slot_bytes: entropy of mask and codes of the full layer; shrinks with the layer's slots.
         fixed_bytes: codebook and scales.
-        increase: of the loss, this layer alone.
+        change: of the answers, this layer alone.
     """
 
     option: LayerOption
     slot_bytes: float
     fixed_bytes: int
-    increase: PairedDifference
+    change: Change
 
 
 @dataclass(frozen=True)
 class UnitEntry:
-    """One number of units of one group: what the network without the others costs, and the increase of the loss.
+    """One number of units of one group: what the network without the others costs, and what changes.
 
     Attributes:
         keep: units that stay.
         macs: of the network, this group alone shrunk.
         latency_ms: likewise, as measured; None where no latency is asked for.
-        increase: of the loss, this group alone.
+        change: of the answers, this group alone.
     """
 
     keep: int
     macs: int
     latency_ms: float | None
-    increase: PairedDifference
+    change: Change
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ class Sensitivity:
         groups: group name -> numbers of units, largest first.
         constant_bytes: of what every plan stores alike: head, norms, biases.
         loss, accuracy: of the network as it is, on the examples.
-        losses, correct: the same per example, float64 (n,).
+        whole: its answers, example by example.
         latency_ms: of the network as it is; None where no latency is asked for.
         passes: forward passes over the examples that were needed.
     """
@@ -76,20 +96,19 @@ class Sensitivity:
     layers: Mapping[str, tuple[LayerEntry, ...]]
     groups: Mapping[str, tuple[UnitEntry, ...]]
     constant_bytes: int
-    losses: NDArray[np.float64]
-    correct: NDArray[np.float64]
+    whole: Answers
     latency_ms: float | None
     passes: int
 
     @property
     def loss(self) -> float:
         """Mean loss of the network as it is."""
-        return float(self.losses.mean())
+        return float(self.whole.losses.mean())
 
     @property
     def accuracy(self) -> float:
         """Top-1 of the network as it is, a fraction."""
-        return float(self.correct.mean())
+        return float(self.whole.correct.mean())
 
 
 def passes_needed(layer_options: Mapping[str, Sequence[LayerOption]], unit_options: Mapping[str, Sequence[int]], graph: ModelGraph) -> int:
@@ -100,22 +119,23 @@ def passes_needed(layer_options: Mapping[str, Sequence[LayerOption]], unit_optio
 
 
 def measure_sensitivity(
-    examiner: Examiner,
+    examiner: Measuring,
     layer_options: Mapping[str, Sequence[LayerOption]],
     unit_options: Mapping[str, Sequence[int]],
     *,
     max_passes: int,
     head_bits: int = 8,
+    classes: int | None = None,
     latency_ms: Latency | None = None,
 ) -> Sensitivity:
-    """The increase of the loss and the costs of every option, each measured alone.
+    """What every option changes and costs, each measured alone.
 
     Args:
         examiner: with the model and the examples.
         layer_options: layer name -> options to measure.
         unit_options: group name -> numbers of units to measure.
         max_passes: forward passes over the examples that may be taken.
-        head_bits: bits per code of the head, for `constant_bytes`.
+        head_bits, classes: of a task's head, for `constant_bytes`.
         latency_ms: milliseconds of a shrunk network; called once per number of units, and never again for the same one.
 
     Raises:
@@ -130,8 +150,8 @@ def measure_sensitivity(
     before = examiner.passes
     whole = examiner.answers()
 
-    def increase(candidate: Candidate) -> PairedDifference:
-        return paired_difference(examiner.answers(candidate).losses, whole.losses)
+    def changed(candidate: Candidate) -> Change:
+        return change(whole, examiner.answers(candidate))
 
     layers = {}
     for name, options in layer_options.items():
@@ -141,11 +161,11 @@ def measure_sensitivity(
                 option,
                 slot_bytes=examiner.size_bits(name, option) / 8,
                 fixed_bytes=(1 << option.bit_width) + half_size_bytes(shape[0]),
-                increase=increase(Candidate(layers={name: option})),
+                change=changed(Candidate(layers={name: option})),
             )
             for option in options
         )
-    unchanged = paired_difference(whole.losses, whole.losses)
+    unchanged = change(whole, whole)
     sizes = {group.name: group.size for group in graph.groups}
     groups = {
         name: tuple(
@@ -153,23 +173,31 @@ def measure_sensitivity(
                 keep,
                 macs=macs_after(graph, {name: keep}),
                 latency_ms=None if latency_ms is None else latency_ms({name: keep} if keep < sizes[name] else {}),
-                increase=increase(Candidate(units={name: keep})) if keep < sizes[name] else unchanged,
+                change=changed(Candidate(units={name: keep})) if keep < sizes[name] else unchanged,
             )
             for keep in sorted(keeps, reverse=True)
         )
         for name, keeps in unit_options.items()
     }
-    constant = constant_bytes(examiner.model, graph, head_bits)
+    constant = constant_bytes(examiner.model, graph, head_bits, classes)
     dense_ms = None if latency_ms is None else latency_ms({})
-    return Sensitivity(layers, groups, constant, whole.losses, whole.correct, dense_ms, examiner.passes - before)
+    return Sensitivity(layers, groups, constant, whole, dense_ms, examiner.passes - before)
 
 
-def constant_bytes(model: nn.Module, graph: ModelGraph, head_bits: int) -> int:
-    """Bytes of the head's codes and of all vectors (norms as two, biases, the head's scales) at half precision, units as in the full model."""
+def constant_bytes(model: nn.Module, graph: ModelGraph, head_bits: int, classes: int | None = None) -> int:
+    """Bytes of the head's codes and of all vectors (norms as two, biases, the head's scales) at half precision, units as in the full model.
+
+    Args:
+        model: with its vectors.
+        graph: of the model.
+        head_bits: bits per code of the head.
+        classes: of a task; None: those of the model's own head.
+    """
     layers = {layer.name for layer in graph.layers}
     head = graph.layer(graph.head)
-    total = -(-prod(head.shape) * head_bits // 8) + half_size_bytes(head.shape[0])
+    rows = head.shape[0] if classes is None else classes
+    total = -(-rows * prod(head.shape[1:]) * head_bits // 8) + half_size_bytes(rows)
     for name, module in model.named_modules():
         vectors = [value for key, value in module.named_parameters(recurse=False) if key == "bias" or (name not in layers and value.ndim == 1)]
-        total += sum(half_size_bytes(vector.numel()) for vector in vectors)
+        total += sum(half_size_bytes(rows if name == graph.head else vector.numel()) for vector in vectors)
     return total

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import isfinite
 from typing import Any, get_args
 
 from tsn_toolkit.masks.granularity import parse_granularity
+from tsn_toolkit.recipe.schema import PlanSection
 from tsn_toolkit.registry import did_you_mean
 from tsn_toolkit.vocabulary import MAX_CODE, DensityRule, Encoding
 
@@ -87,6 +89,15 @@ def settings_problems(settings: PlanSettings) -> list[str]:
             unknown = f"`{key}` of {where} is unknown{did_you_mean(key, LAYER_KEYS)}; known: {', '.join(LAYER_KEYS)}"
             found.append(problem(key, value, where=where) if key in LAYER_KEYS else unknown)
     return [sentence for sentence in found if sentence]
+
+
+def overridden(section: PlanSection, name: str) -> dict[str, Any]:
+    """What the layer overrides of a recipe say of one layer; of several that match the last counts."""
+    found: dict[str, Any] = {}
+    for glob, override in section.layer_overrides.items():
+        if fnmatchcase(name, glob):
+            found |= override.model_dump(exclude_none=True)
+    return found
 
 
 def _is_granularity(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The choice of options with the least summed loss increase within limits on bytes, multiply-accumulates and latency.
+"""The choice of options with the least summed divergence within limits on bytes, multiply-accumulates and latency.
 
 Costs of layers and groups multiply (`cost_model.py`), so the problem is solved as a sequence of multiple-choice knapsacks (`knapsack.py`), each with
 the costs of single changes around the best choice so far; what breaks a limit is stepped down, what fits is stepped up, with exact costs. The first
@@ -28,14 +28,14 @@ class Solution:
 
     Attributes:
         choice: option of every item.
-        increase: summed loss increase, measured option by option.
+        divergence: summed, measured option by option, nats.
         bound: no choice within the limits has a smaller sum.
         costs: float64 (3,), in the order of `RESOURCES`.
-        binding: the limits that forbid some single change to an option of smaller loss.
+        binding: the limits that forbid some single change to an option of smaller divergence.
     """
 
     choice: Choice
-    increase: float
+    divergence: float
     bound: float
     costs: NDArray[np.float64]
     binding: tuple[str, ...]
@@ -45,7 +45,7 @@ def solve(model: CostModel, limits: Mapping[str, float]) -> Solution:
     """The best choice found, deterministic.
 
     Args:
-        model: costs and loss increases.
+        model: costs and divergences.
         limits: resource -> largest cost; those left out are free.
 
     Raises:
@@ -63,17 +63,27 @@ def solve(model: CostModel, limits: Mapping[str, float]) -> Solution:
         if selection is None:
             break
         if number == 0:
-            bound = selection.bound
+            bound = _bound(model, names, allowed) if set(names) - set(model.relaxing) else selection.bound
         found = _polish(model, np.array(selection.choice, dtype=np.intp), used, allowed)
         if found is None or np.array_equal(found, around):
             break
         around = found
-        if best is None or model.increase(found) < model.increase(best):
+        if best is None or model.divergence(found) < model.divergence(best):
             best = found
     if best is None:
         raise PlanError(_unreachable(model, names, used, limits))
-    increase = model.increase(best)
-    return Solution(best, increase, min(bound, increase), model.total(best), _binding(model, best, names, used, allowed))
+    divergence = model.divergence(best)
+    return Solution(best, divergence, min(bound, divergence), model.total(best), _binding(model, best, names, used, allowed))
+
+
+def _bound(model: CostModel, names: list[str], allowed: NDArray[np.float64]) -> float:
+    """The bound under those limits alone whose single changes relax the problem: fewer limits, so it holds under all of them."""
+    kept = [number for number, name in enumerate(names) if name in model.relaxing]
+    if not kept:
+        return 0.0
+    largest, used = model.largest(), [RESOURCES.index(names[number]) for number in kept]
+    relaxed = select_or_none(model.values, [cost[:, used] for cost in model.differences(largest)], allowed[kept] - model.total(largest)[used])
+    return 0.0 if relaxed is None else relaxed.bound
 
 
 def _polish(model: CostModel, choice: Choice, used: list[int], allowed: NDArray[np.float64]) -> Choice | None:

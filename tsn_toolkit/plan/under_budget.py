@@ -1,14 +1,14 @@
 """A plan under a budget: measured sensitivity, the knapsack's choice, and the whole candidate measured again.
 
-Limits of bytes, multiply-accumulates and latency are kept exactly, at the least summed loss increase. Increases of single options do not add up, so a
-limit on the loss or the accuracy is checked on the whole candidate: where bytes are not limited, bisection finds the fewest bytes at which it holds
-(one standard error above the mean, as for bit widths), and the best candidate that held is kept.
+Limits of bytes, multiply-accumulates and latency are kept exactly, at the least summed divergence of the answers (`sensitivity.py`). What single
+options change does not add up exactly, so a limit on the loss or the accuracy is checked on the whole candidate: where bytes are not limited,
+bisection finds the fewest bytes at which it holds (one standard error above the mean, as for bit widths), and the best candidate that held is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,12 +20,14 @@ from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGr
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.masks.granularity import parse_granularity
 from tsn_toolkit.numerics.paired import paired_difference
+from tsn_toolkit.plan.answers import Loss
 from tsn_toolkit.plan.budget import rounded_keep
-from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Loss, Scores
-from tsn_toolkit.plan.cost_model import CostModel
+from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Measuring, Scores
+from tsn_toolkit.plan.cost_model import RESOURCES, CostModel
 from tsn_toolkit.plan.macs import macs_after
 from tsn_toolkit.plan.measured import WholeCandidate, measured_record
-from tsn_toolkit.plan.sensitivity import Latency, measure_sensitivity
+from tsn_toolkit.plan.sensitivity import Latency, change, measure_sensitivity
+from tsn_toolkit.plan.settings import overridden
 from tsn_toolkit.plan.solve import Solution, solve
 from tsn_toolkit.recipe.schema import BudgetSection, PlanSection
 
@@ -50,6 +52,7 @@ def plan_under_budget(
     *,
     trunk_bit_width: int,
     max_code: int,
+    classes: int | None = None,
     latency_ms: Latency | None = None,
     unit_scores: Scores | None = None,
     weight_scores: Scores | None = None,
@@ -65,6 +68,7 @@ def plan_under_budget(
         loss: (logits, labels) -> one loss per example (n,).
         trunk_bit_width: of the plan.
         max_code: largest |q|.
+        classes: of a task, whose head counts towards its bytes; None: those of the model.
         latency_ms: milliseconds of the network with these numbers of units; needed for `budget.latency_ms`.
         unit_scores: group name -> score per unit; default: magnitude.
         weight_scores: layer name -> score per weight; default: magnitude.
@@ -73,13 +77,9 @@ def plan_under_budget(
     Raises:
         PlanError: there is no budget, a latency is limited that nothing measures, measuring takes too many passes, or the limits cannot be reached.
     """
-    budget = section.budget
-    if budget is None:
-        raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
-    if budget.latency_ms is not None and latency_ms is None:
-        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or cap `macs_kept`.")
+    budget = checked_budget(section, latency_ms)
     examiner = Examiner(
-        model, graph, _evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
+        model, graph, evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
     )
     table = measure_sensitivity(
         examiner,
@@ -87,6 +87,7 @@ def plan_under_budget(
         unit_options(section, budget, graph),
         max_passes=budget.max_passes,
         head_bits=section.head_bits,
+        classes=classes,
         latency_ms=latency_ms if budget.latency_ms is not None else None,
     )
     say(f"measured {sum(map(len, table.layers.values()))} layer options and {sum(map(len, table.groups.values()))} numbers of units")
@@ -96,11 +97,25 @@ def plan_under_budget(
     return BudgetedPlan(plan, measured_record(budget, table, whole, examiner.passes))
 
 
+def checked_budget(section: PlanSection, latency_ms: Latency | None) -> BudgetSection:
+    """The section's budget.
+
+    Raises:
+        PlanError: there is none, or a latency is limited that nothing measures.
+    """
+    budget = section.budget
+    if budget is None:
+        raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
+    if budget.latency_ms is not None and latency_ms is None:
+        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or cap `macs_kept`.")
+    return budget
+
+
 def layer_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph) -> dict[str, tuple[LayerOption, ...]]:
     """Layer name -> options of every layer of encoding `codes`, the head left out; an override of a layer fixes what it names."""
     found = {}
     for layer in graph.layers:
-        override = _override(section, layer.name)
+        override = overridden(section, layer.name)
         if layer.name == graph.head or override.get("encoding", section.encoding) != "codes":
             continue
         widths = _given(override, "bit_width", budget.bit_widths)
@@ -126,33 +141,43 @@ def unit_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph)
     return found
 
 
-def choose(examiner: Examiner, model: CostModel, budget: BudgetSection, *, say: Callable[[str], None] = lambda line: None) -> WholeCandidate:
+def choose(
+    examiner: Measuring, model: CostModel, budget: BudgetSection, *, fewest: str = "size_bytes", say: Callable[[str], None] = lambda line: None
+) -> WholeCandidate:
     """The best candidate that holds all limits, measured as a whole.
+
+    Args:
+        examiner: measures whole candidates.
+        model: of the options.
+        budget: with the limits.
+        fewest: resource of which the least is sought where only the loss or the accuracy limits it.
+        say: takes one line of progress.
 
     Raises:
         PlanError: there is none; names the least that was reached.
     """
     limits = resource_limits(budget, model.graph)
     best = _measured(examiner, model, solve(model, limits))
-    say(f"whole candidate: {best.solution.costs[0]:.0f} bytes, loss {best.loss}, predicted {best.solution.increase:+.4f}")
+    say(_line(best))
     if not holds(best, budget):
         raise PlanError(_too_much(best, budget, limits))
-    if budget.size_bytes is not None or (budget.max_loss_increase is None and budget.max_accuracy_drop is None):
+    if fewest in limits or (budget.max_loss_increase is None and budget.max_accuracy_drop is None):
         return best
-    low, high = float(model.total(model.least(0))[0]), float(best.solution.costs[0])
+    resource = RESOURCES.index(fewest)
+    low, high = float(model.total(model.least(resource))[resource]), float(best.solution.costs[resource])
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         try:
-            found = _measured(examiner, model, solve(model, {**limits, "size_bytes": middle}))
-        except PlanError:  # so few bytes are out of reach under the other limits
+            found = _measured(examiner, model, solve(model, {**limits, fewest: middle}))
+        except PlanError:  # so little is out of reach under the other limits
             low = middle
             continue
-        say(f"whole candidate: {found.solution.costs[0]:.0f} bytes, loss {found.loss}, predicted {found.solution.increase:+.4f}")
+        say(_line(found))
         if holds(found, budget):
-            best, high = found, float(found.solution.costs[0])
+            best, high = found, float(found.solution.costs[resource])
         else:
             low = middle
-    return best
+    return replace(best, bisected=fewest)
 
 
 def resource_limits(budget: BudgetSection, graph: ModelGraph) -> dict[str, float]:
@@ -167,8 +192,15 @@ def resource_limits(budget: BudgetSection, graph: ModelGraph) -> dict[str, float
 
 def holds(candidate: WholeCandidate, budget: BudgetSection) -> bool:
     """Whether a measured candidate keeps the limits on loss and accuracy, one standard error above the mean."""
-    loss_holds = budget.max_loss_increase is None or candidate.loss.upper <= budget.max_loss_increase
+    loss_holds = budget.max_loss_increase is None or candidate.change.loss.upper <= budget.max_loss_increase
     return loss_holds and (budget.max_accuracy_drop is None or candidate.accuracy_drop.upper <= budget.max_accuracy_drop)
+
+
+def evenly(examples: tuple[torch.Tensor, torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most `count` of the examples, evenly spaced."""
+    x, y = examples
+    places = torch.from_numpy(np.linspace(0, len(y) - 1, min(count, len(y))).round().astype(np.int64)).to(y.device)
+    return x[places], y[places]
 
 
 def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, trunk_bit_width: int, max_code: int) -> CompressionPlan:
@@ -181,7 +213,7 @@ def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, tr
         if (option := candidate.layers.get(record.name)) is not None:
             layers.append(LayerPlan(record.name, "codes", option.density, option.granularity, option.bit_width))
             continue
-        own = _override(section, record.name)
+        own = overridden(section, record.name)
         encoding = own.get("encoding", section.encoding)
         granularity = "unit" if encoding == "planes" else own.get("granularity", section.granularity)
         density = 1.0 if encoding == "planes" else own.get("density", section.density)
@@ -190,14 +222,22 @@ def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, tr
     return CompressionPlan(graph.fingerprint, max_code, trunk_bit_width, tuple(layers), groups)
 
 
-def _measured(examiner: Examiner, model: CostModel, solution: Solution) -> WholeCandidate:
+def _measured(examiner: Measuring, model: CostModel, solution: Solution) -> WholeCandidate:
     """A solution with its whole network measured; its multiply-accumulates are counted from the graph."""
     candidate = model.candidate(solution.choice)
     answers = examiner.answers(candidate)
     counted = macs_after(model.graph, candidate.units)
     assert abs(counted - solution.costs[1]) <= 1e-6 * model.graph.macs, "the cost model counts other multiply-accumulates than the graph"
-    loss = paired_difference(answers.losses, model.table.losses)
-    return WholeCandidate(solution, loss, paired_difference(model.table.correct, answers.correct))
+    whole = model.table.whole
+    return WholeCandidate(solution, change(whole, answers), paired_difference(whole.correct, answers.correct))
+
+
+def _line(candidate: WholeCandidate) -> str:
+    change, solution = candidate.change, candidate.solution
+    return (
+        f"whole candidate: {solution.costs[0]:.0f} bytes, loss {change.loss}, divergence {change.divergence.mean:.4f}, predicted "
+        f"{solution.divergence:.4f}"
+    )
 
 
 def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[str, float]) -> str:
@@ -205,32 +245,17 @@ def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[
     asked = [
         f"`{key}` is {limit:g}, the best candidate {what} {found.mean:.4f} (standard error {found.standard_error:.4f})"
         for key, limit, what, found in (
-            ("max_loss_increase", budget.max_loss_increase, "raises the loss by", candidate.loss),
+            ("max_loss_increase", budget.max_loss_increase, "raises the loss by", candidate.change.loss),
             ("max_accuracy_drop", budget.max_accuracy_drop, "loses accuracy of", candidate.accuracy_drop),
         )
         if limit is not None and found.upper > limit
     ]
     held = ", ".join(f"{name} {value:g}" for name, value in limits.items()) or "the highest density, bit width and number of units among its options"
+    count = candidate.change.loss.count
     return (
-        f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {candidate.loss.count} examples. "
+        f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {count} examples. "
         f"What holds it: {held}. Raise one of the limits, or measure on more examples."
     )
-
-
-def _evenly(examples: tuple[torch.Tensor, torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """At most `count` of the examples, evenly spaced."""
-    x, y = examples
-    places = torch.from_numpy(np.linspace(0, len(y) - 1, min(count, len(y))).round().astype(np.int64)).to(y.device)
-    return x[places], y[places]
-
-
-def _override(section: PlanSection, name: str) -> dict[str, Any]:
-    """What the overrides say of one layer; of several that match the last counts."""
-    found: dict[str, Any] = {}
-    for glob, override in section.layer_overrides.items():
-        if fnmatchcase(name, glob):
-            found |= override.model_dump(exclude_none=True)
-    return found
 
 
 def _given(override: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:

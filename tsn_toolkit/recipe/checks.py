@@ -39,10 +39,7 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
     if "model" in sections and sections["model"].checkpoint is None:
         yield from _check_checkpoint_users(sections)
     elif "plan" in sections and sections["plan"].budget is not None and "trunk" in sections and sections["trunk"].kind != "seed":
-        yield (
-            ("plan", "budget"),
-            "measures what it costs to leave weights out, but over a trained trunk `density` says how many slots are owned. Set `trunk.kind: seed`.",
-        )
+        yield from _check_budget_over_trunk(sections["plan"])
     yield from _check_targets(sections.get("targets", ()))
 
 
@@ -132,6 +129,32 @@ def _check_budget(plan: PlanSection, budget: BudgetSection) -> Iterator[Finding]
     for key, default in (("file", None), ("target_macs", None), ("units_keep", 1.0), ("density_by_layer", "uniform"), ("adapt_bits", False)):
         if (value := getattr(plan, key)) != default:
             yield ("plan", key), f"is {value!r} beside `plan.budget`, which decides the same thing. Remove one of the two."
+
+
+def _check_budget_over_trunk(plan: PlanSection) -> Iterator[Finding]:
+    """Over a trained trunk a budget chooses units; what owning slots is worth shows only after training."""
+    budget = plan.budget
+    assert budget is not None, "the caller has looked"
+    for key in ("densities", "granularities", "bit_widths"):
+        if key in budget.model_fields_set:
+            yield (
+                ("plan", "budget", key),
+                f"is {list(getattr(budget, key))}, but over a trained trunk it says how the slots that a task owns are stored, and what owning them "
+                f"is worth shows only after training. Remove it: `plan.{OWN_KEYS[key]}` counts for layers that lose inputs; or set "
+                "`trunk.kind: seed`.",
+            )
+    if not (budget.units or plan.unit_overrides):
+        yield ("plan", "budget", "units"), "is empty, but over a trained trunk only removed units are chosen. Name some, as 0.5."
+    if all(getattr(budget, key) is None for key in ("macs_kept", "latency_ms", "max_loss_increase", "max_accuracy_drop")):
+        yield (
+            ("plan", "budget", "size_bytes"),
+            f"is {budget.size_bytes} and the only limit, but over a trained trunk the fewest bytes are those of a task that shares all and removes "
+            "no unit. Give `macs_kept`, `latency_ms`, `max_loss_increase` or `max_accuracy_drop` beside it.",
+        )
+
+
+OWN_KEYS = {"densities": "density", "granularities": "granularity", "bit_widths": "bit_width"}
+"""Options of a budget -> what counts in their place over a trained trunk."""
 
 
 def _check_checkpoint_users(sections: Mapping[str, Any]) -> Iterator[Finding]:

@@ -121,7 +121,11 @@ class LayerOverride(Section):
 
 
 class BudgetSection(Section):
-    """Limits that a plan keeps, and the options it is chosen from; what each option costs in loss is measured on validation data."""
+    """Limits that a plan keeps, and the options it is chosen from; what each option changes in the answers is measured on validation data.
+
+    Over a trained trunk units alone are chosen; the layers that read the removed ones become the task's own, stored as the plan's `density`,
+    `granularity` and `bit_width` say, all others are shared.
+    """
 
     size_bytes: Count | None = None
     """Largest estimated size of one task: entropy of masks and codes, codebooks, scales, norms, biases, head."""
@@ -130,7 +134,8 @@ class BudgetSection(Section):
     latency_ms: Annotated[float, Field(gt=0.0)] | None = None
     """Largest latency on the first target, batch 1, milliseconds; measured once and written into the plan."""
     max_loss_increase: Annotated[float, Field(ge=0.0)] | None = None
-    """Largest rise of the validation loss of the compressed network, one standard error above its mean; without `size_bytes`: at fewest bytes."""
+    """Largest rise of the validation loss of the compressed network, one standard error above its mean; without `size_bytes`: at fewest bytes (over a
+    trained trunk without `macs_kept`: at fewest multiply-accumulates)."""
     max_accuracy_drop: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Largest fall of the validation accuracy, a fraction, likewise."""
     densities: Annotated[tuple[Fraction, ...], Field(strict=False, min_length=1)] = (1.0, 0.7, 0.5, 0.3, 0.15)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -14,11 +14,10 @@ from tsn_toolkit.report.byte_bars import denominator_bars, part_bars
 from tsn_toolkit.report.gates import gate_rows
 from tsn_toolkit.report.headline import headline
 from tsn_toolkit.report.heat_map import HeatMap, heat_map, shade_floor
+from tsn_toolkit.report.sharing_maps import sharing_maps
 from tsn_toolkit.report.task_rows import batches, task_rows
 
 LOG_LINES = 200
-
-Sharing = tuple[Sequence[str], Sequence[Sequence[float | None]], Sequence[str]]
 
 
 def render_report(
@@ -26,7 +25,6 @@ def render_report(
     *,
     inspection: Mapping[str, Any],
     graph_svg: str = "",
-    sharing: Sharing = ((), (), ()),
     parity: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     recipe_text: str = "",
     name: str = "",
@@ -38,7 +36,6 @@ def render_report(
         summary: the content of `summary.json`; what is missing shows as `not measured`. `warnings`, a list of sentences, is optional.
         inspection: what `tsn inspect --json` prints of the run's store.
         graph_svg: picture of the model graph, a complete SVG document; "" leaves the section out.
-        sharing: task names, fractions (tasks, owners) of each task's used slots by the owner of their bits, owner names.
         parity: task -> target -> content of the package's `parity.json`, with `integer_mac_share` beside it where it was profiled.
         recipe_text: the resolved recipe.
         name: the run's name, "" for a plain title.
@@ -61,7 +58,7 @@ def render_report(
         inspection=inspection,
         lineage={task.get("name"): task for task in inspection.get("tasks") or []},
         denominators=denominator_bars(summary),
-        sharing=heat_map(sharing[0], sharing[2], sharing[1], low=0.0) if sharing[0] else None,
+        sharing=sharing_maps(inspection.get("sharing") or {}),
         graph=base64.b64encode(graph_svg.encode()).decode("ascii"),
         gates=gates,
         recipe_text=recipe_text,

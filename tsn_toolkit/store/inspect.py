@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.entropy_size import entropy_bytes
 from tsn_toolkit.store.folder import MANIFEST, read_bytes
 from tsn_toolkit.store.lineage import OwnerLayer
 from tsn_toolkit.store.part_files import Entry
+from tsn_toolkit.store.sharing import sharing
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK, SlotState
 
@@ -39,7 +39,8 @@ def inspect_store(store: Store) -> dict[str, Any]:
         `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; a file that
         belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (of its part), density (used
         slots / all slots), own_slots, reuse_slots, refine_slots, and for each of its `layers` these three and bit_width (of own codes); `layers`:
-        name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `entropy_bytes`.
+        name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `sharing`: see `sharing.Sharing`;
+        `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
@@ -54,27 +55,9 @@ def inspect_store(store: Store) -> dict[str, Any]:
         "total_bytes": sum(part["bytes"] for part in parts),
         "tasks": _tasks(store),
         "layers": [{"name": name, **asdict(words), "free_bits": words.free_bits} for name, words in allocation(store).items()],
+        "sharing": sharing(store).record(),
         "entropy_bytes": entropy_bytes(store),
     }
-
-
-def sharing_matrix(store: Store) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Whose values each task uses.
-
-    Returns:
-        Owner names (the trunk, then the tasks in order), and a float64 array (tasks, owners): entry [i, j] is the fraction of the slots that task i
-        uses whose value belongs to owner j (a refined value to the task that refines it). A row sums to 1, or to 0 for a task that uses no slot.
-    """
-    names = (TRUNK, *(entry.name for entry in store.entries))
-    counts = np.zeros((len(names), len(names)), np.int64)
-    for layer, owners in store.layers_of_all():
-        of_slots: dict[str, NDArray[np.int32]] = {}
-        for row, (name, held) in enumerate(owners):
-            of_slots[name] = np.full(layer.shape, -1, np.int32) if name == TRUNK else of_slots[store.entry(name).parent].copy()
-            if held.own is not None:
-                of_slots[name][held.states >= SlotState.OWN] = row
-            counts[row] += np.bincount(of_slots[name][held.states != SlotState.PRUNED], minlength=len(names))
-    return names, counts[1:] / np.maximum(counts[1:].sum(axis=1, keepdims=True), 1)
 
 
 def _whole_file(folder: Path, path: str) -> dict[str, Any]:

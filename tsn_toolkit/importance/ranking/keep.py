@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import PlanError
+from tsn_toolkit.importance.ranking.checked import Scores, checked_scores
 from tsn_toolkit.importance.ranking.normalise import normalise
 from tsn_toolkit.importance.ranking.pools import layer_pools, unit_pools
 
-Scores = Mapping[str, NDArray[np.float64]]
 Masks = dict[str, NDArray[np.bool_]]
 
 
@@ -49,7 +49,7 @@ def keep_units(
             raise PlanError(f"`{name}` must be at least 1, got {value}. Give a positive number.")
     pools = unit_pools(graph, scope)
     sizes = {group.name: (group.size,) for group in graph.groups if not group.frozen}
-    scaled = normalise(_checked(scores, sizes, "group"), normalisation)
+    scaled = normalise(checked_scores(scores, sizes, "group"), normalisation)
     masks: Masks = {}
     for pool in pools:
         masks |= _best_runs({name: scaled[name] for name in pool}, share, multiple, min_units)
@@ -76,7 +76,7 @@ def keep_weights(graph: ModelGraph, scores: Scores, share: float, *, scope: str 
     shapes = {layer.name: layer.shape for layer in graph.layers}
     if graph.head in scores:  # the scored model may have another number of classes
         shapes[graph.head] = (*np.shape(scores[graph.head])[:1], *shapes[graph.head][1:])
-    scaled = normalise(_checked(scores, shapes, "layer"), normalisation)
+    scaled = normalise(checked_scores(scores, shapes, "layer"), normalisation)
     masks: Masks = {}
     for pool in pools:
         parts = list(scaled[pool[0]].reshape(shapes[pool[0]][0], -1)) if scope == "row" else [scaled[name].ravel() for name in pool]
@@ -125,23 +125,3 @@ def _check_share(share: float) -> None:
     """
     if not 0 < share <= 1:
         raise PlanError(f"`share` must be in (0, 1], got {share}. Give the fraction that stays.")
-
-
-def _checked(scores: Scores, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, NDArray[np.float64]]:
-    """The scores of all that is ranked, as float64.
-
-    Raises:
-        PlanError: if they are missing, have another shape or are not finite.
-    """
-    checked = {}
-    for name, shape in shapes.items():
-        if name not in scores:
-            raise PlanError(f"Scores of {what} `{name}` are missing, given are {', '.join(scores) or 'none'}. Score the model that was traced.")
-        values = np.asarray(scores[name], dtype=np.float64)
-        if values.shape != tuple(shape):
-            raise PlanError(f"Scores of {what} `{name}` must have shape {tuple(shape)}, got {values.shape}. Score the model that was traced.")
-        if not np.isfinite(values).all():
-            place = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise PlanError(f"Scores of {what} `{name}` must be finite, got {values.flat[place]} at entry {place}. Check the scoring data.")
-        checked[name] = values
-    return checked

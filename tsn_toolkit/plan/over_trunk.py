@@ -1,0 +1,142 @@
+"""A plan under a budget over a trained trunk: which units go, and which layers become the task's own.
+
+A task inherits every slot of a trained trunk, so a density there says how many slots it OWNS, and what owning is worth shows only after training.
+What can be measured beforehand is what a task gives up: units. Each number of units is measured as the task will start, with the layers that read the
+removed units mended in closed form (`mend`); these layers become own, and their codes are the bytes that removing costs. All other layers are shared,
+unless an override says otherwise. Fewer units save multiply-accumulates and time but cost bytes: under a limit of bytes the units go where few
+weights read them. With a density below 1 a task owns only that share of the mended weights, and what is measured is the start before that choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGraph
+from tsn_toolkit.importance import magnitude
+from tsn_toolkit.plan.answers import Answers, Loss, answers_of
+from tsn_toolkit.plan.candidate import Candidate, LayerOption, Scores, code_weight, masks_of
+from tsn_toolkit.plan.cost_model import CostModel
+from tsn_toolkit.plan.measured import measured_record
+from tsn_toolkit.plan.own_layers import OwnLayer, free_layers, own_layers
+from tsn_toolkit.plan.sensitivity import Latency, measure_sensitivity
+from tsn_toolkit.plan.settings import overridden
+from tsn_toolkit.plan.under_budget import BudgetedPlan, checked_budget, choose, evenly, unit_options
+from tsn_toolkit.recipe.schema import PlanSection
+
+
+class Mend(Protocol):
+    """How a task starts without some units."""
+
+    def __call__(self, masks: Mapping[str, NDArray[np.bool_]], *, free: frozenset[str]) -> nn.Module:
+        """The network that keeps these units of every group, layers in `free` fitted anew, in evaluation mode."""
+
+
+
+def plan_over_trunk(
+    section: PlanSection,
+    graph: ModelGraph,
+    model: nn.Module,
+    validation: tuple[torch.Tensor, torch.Tensor],
+    loss: Loss,
+    *,
+    trunk_bit_width: int,
+    max_code: int,
+    classes: int | None = None,
+    mend: Mend,
+    latency_ms: Latency | None = None,
+    unit_scores: Scores | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> BudgetedPlan:
+    """The plan that a recipe's `plan.budget` asks for, where its trunk is the trained network; arguments as of `plan_under_budget`.
+
+    Where only the loss or the accuracy is limited, the candidate of the fewest multiply-accumulates is sought.
+
+    Args:
+        section, graph, model, validation, loss, trunk_bit_width, max_code, classes, latency_ms, unit_scores, say: see there.
+        mend: how a task starts without some units.
+
+    Raises:
+        PlanError: there is no budget, a latency is limited that nothing measures, measuring takes too many passes, or the limits cannot be reached.
+    """
+    budget = checked_budget(section, latency_ms)
+    mend_free = partial(mend, free=free_layers(section, model, graph))
+    chosen = evenly(validation, budget.examples)
+    examiner = MendedExaminer(model, graph, chosen, loss, mend=mend_free, max_code=max_code, unit_scores=unit_scores)
+    table = measure_sensitivity(
+        examiner,
+        {},
+        unit_options(section, budget, graph),
+        max_passes=budget.max_passes,
+        head_bits=section.head_bits,
+        classes=classes,
+        latency_ms=latency_ms if budget.latency_ms is not None else None,
+    )
+    say(f"measured {sum(map(len, table.groups.values()))} numbers of units")
+    costs = CostModel(graph, table, own_layers(section, examiner))
+    whole = choose(examiner, costs, budget, fewest="macs", say=say)
+    units = costs.candidate(whole.solution.choice).units
+    plan = _plan(section, graph, units, costs.own, trunk_bit_width=trunk_bit_width, max_code=max_code)
+    return BudgetedPlan(plan, measured_record(budget, table, whole, examiner.passes, costs.own))
+
+
+class MendedExaminer:
+    """Measures candidates that lose units, one mending and one forward pass each; norms keep the trunk's statistics, as in the task."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ModelGraph,
+        examples: tuple[torch.Tensor, torch.Tensor],
+        loss: Loss,
+        *,
+        mend: Callable[[Mapping[str, NDArray[np.bool_]]], nn.Module],
+        max_code: int,
+        unit_scores: Scores | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        """An examiner; the model is in evaluation mode and left as it is, other arguments are those of `candidate.Examiner`, and the mending."""
+        self.model, self.graph, self.loss, self.mend, self.max_code = model, graph, loss, mend, max_code
+        self.passes = 0
+        self._batches = list(zip(torch.split(examples[0], batch_size), torch.split(examples[1], batch_size), strict=True))
+        self._weights = magnitude.weight_scores(model, graph)
+        self._scores = dict(magnitude.score(model, graph) if unit_scores is None else unit_scores)
+
+    def answers(self, candidate: Candidate | None = None) -> Answers:
+        """What the network without the units that the candidate removes answers, mended.
+
+        Raises:
+            PlanError: the loss does not give one number per example, or one is not finite.
+        """
+        masks = masks_of(self.graph, self._scores, candidate.units) if candidate is not None else {}
+        self.passes += 1
+        return answers_of(self.mend(masks) if masks else self.model, self._batches, self.loss)
+
+    def size_bits(self, name: str, option: LayerOption) -> float:
+        """Entropy of the mask and of the codes that a layer of the trunk would have as the task's own, in bits."""
+        weight = self.model.get_parameter(f"{name}.weight").detach().float().cpu().numpy()
+        return code_weight(weight, self._weights[name], option, self.max_code).bits(option)
+
+
+def _plan(
+    section: PlanSection, graph: ModelGraph, units: Mapping[str, int], own: Mapping[str, OwnLayer], *, trunk_bit_width: int, max_code: int
+) -> CompressionPlan:
+    """Own layers as codes, all others shared where no override says otherwise."""
+    sizes = {group.name: group.size for group in graph.groups}
+    shrunk = {name for name, keep in units.items() if keep < sizes[name]}
+    layers = []
+    for record in graph.layers:
+        if record.name == graph.head:
+            continue
+        override = overridden(section, record.name)
+        owned = record.name in own and own[record.name].owned(shrunk)
+        settings = {key: override.get(key, getattr(section, key)) for key in ("density", "granularity", "bit_width")}
+        layers.append(LayerPlan(record.name, override.get("encoding", "codes" if owned else "shared"), **settings))
+    groups = tuple(GroupPlan(name, keep, sizes[name]) for name, keep in units.items() if keep < sizes[name])
+    return CompressionPlan(graph.fingerprint, max_code, trunk_bit_width, tuple(layers), groups)
