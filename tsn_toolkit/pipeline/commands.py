@@ -22,6 +22,7 @@ from tsn_toolkit.pipeline.measuring import bench_settings
 from tsn_toolkit.pipeline.planning import plan_of_recipe
 from tsn_toolkit.plan.file import plan_text_of
 from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.revisions import answer
 from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
 from tsn_toolkit.store.joint_image import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
@@ -73,14 +74,15 @@ def export_packages(
     store: Store, shop: Workshop, data: TaskData, recipe: Recipe, targets: list[Target], out: Path, hooks: Hooks
 ) -> dict[str, dict[str, Any]]:
     """One package per target; target name -> path and what was measured. Latency stands beside a dense network of the pristine size."""
-    weights = store.weights(data.name)
+    answers = answer(store, data.name)
+    weights, measured = answers.weights, answers.as_logits(data)
     extracted = extract(shop.factory, shop.graph, weights)
     dense = set_head(shop.factory(), shop.graph.head, len(data.classes)).eval()
     packages = {}
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place, settings = out / target.name, bench_settings(recipe)
-        done = deliver(extracted, weights.ranges, target, place, data=data, dense=dense, bench=settings, unit_masks=weights.unit_masks)
+        done = deliver(extracted, weights.ranges, target, place, data=measured, dense=dense, bench=settings, unit_masks=weights.unit_masks)
         measured = {"model_bytes": done.model_bytes, "parity": done.parity, "latency_ms": done.latency_ms}
         packages[target.name] = {"path": str(out / target.name), **measured}
     return packages

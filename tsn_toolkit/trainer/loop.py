@@ -19,6 +19,9 @@ from tsn_toolkit.data.splits import normalise
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done steps, all steps)."""
 
+Visible = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits (n, classes) and labels (n,) to the logits with those at -inf that do not compete for the example."""
+
 EVALUATION_BATCH = 250
 
 
@@ -97,6 +100,7 @@ def fit(
     progress: Progress | None = None,
     train_norms: bool = True,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    visible: Visible | None = None,
 ) -> list[dict[str, float]]:
     """Trains in place.
 
@@ -111,6 +115,7 @@ def fit(
         progress: called after each step.
         extra_loss: called with the inputs after each forward pass; what it returns is added to the loss.
         train_norms: False keeps batch norms in evaluation mode, so that their statistics stay.
+        visible: which logits compete for an example; None: all.
 
     Returns:
         One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
@@ -129,12 +134,12 @@ def fit(
             step = epoch * epoch_steps + index
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(phase, step, steps) * group["rate"]
-            total += _step(model, x, y, optimizer, settings, phase.label_weight, extra_loss)
+            total += _step(model, x, y, optimizer, settings, phase.label_weight, extra_loss, visible)
             if after_step is not None:
                 after_step(step)
             if progress is not None:
                 progress(phase.name, step + 1, steps)
-        loss, accuracy = evaluate(model, task.validation, task, settings.device)
+        loss, accuracy = evaluate(model, task.validation, task, settings.device, visible)
         history.append({"loss": total / epoch_steps, "validation_loss": loss, "validation_accuracy": accuracy})
         if phase.select_best and (best is None or loss < best[0] or isnan(best[0])):
             best = (loss, copy.deepcopy(model.state_dict()))
@@ -163,10 +168,12 @@ def _step(
     settings: TrainingSettings,
     label_weight: float,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
+    visible: Visible | None,
 ) -> float:
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = model(x)
-    loss = label_weight * functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+    logits = logits.float() if visible is None else visible(logits.float(), y)
+    loss = label_weight * functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
     if extra_loss is not None:
         loss = loss + extra_loss(x)
     optimizer.zero_grad()
@@ -207,7 +214,9 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, task: TaskData, device: torch.device) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, split: Split, task: TaskData, device: torch.device, visible: Visible | None = None
+) -> tuple[float, float]:
     """(mean cross entropy, accuracy) of a split in evaluation mode and float32; an empty split gives (nan, nan)."""
     if len(split) == 0:
         return float("nan"), float("nan")
@@ -215,7 +224,7 @@ def evaluate(model: nn.Module, split: Split, task: TaskData, device: torch.devic
     model.eval()
     loss, correct = 0.0, 0
     for x, y in plain_batches(split, task, EVALUATION_BATCH, device):
-        logits = model(x).float()
+        logits = model(x).float() if visible is None else visible(model(x).float(), y)
         loss += float(functional.cross_entropy(logits, y, reduction="sum"))
         correct += int((logits.argmax(1) == y).sum())
     model.train(was_training)
