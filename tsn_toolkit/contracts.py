@@ -355,7 +355,7 @@ class TaskResult:
         biases: module path -> float32 bias, full length; dead units hold 0.
         head: the task's classifier, features at full length (dead inputs hold 0).
         ranges: quantizer name -> range, calibrated on training data.
-        validation: numbers measured on validation data (accuracy, loss), for the report.
+        validation: numbers measured on validation data (accuracy, loss), for the report; also `training_flops` where the strategy counts them.
         vector_precision: how scales, norms and biases are stored; their values are exactly representable so.
         revision: for which tasks it answers, where the strategy's isolation is `none`; None: for itself alone.
     """

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -23,6 +23,16 @@ Visible = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From logits (n, classes) and labels (n,) to the logits with those at -inf that do not compete for the example."""
 
 EVALUATION_BATCH = 250
+
+
+class Examples(Protocol):
+    """Which training examples an epoch takes."""
+
+    def chosen(self, epoch: int) -> torch.Tensor:
+        """Positions in the training split, int64 (n,), n at least 1; called once before each epoch."""
+
+    def observe(self, positions: torch.Tensor, correct: torch.Tensor) -> None:
+        """What the network got right in a training batch: int64 (n,), bool (n,)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,9 @@ def fit(
     train_norms: bool = True,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
     visible: Visible | None = None,
+    before_epoch: Callable[[int], None] | None = None,
+    before_step: Callable[[int], None] | None = None,
+    examples: Examples | None = None,
 ) -> list[dict[str, float]]:
     """Trains in place.
 
@@ -116,31 +129,43 @@ def fit(
         extra_loss: called with the inputs after each forward pass; what it returns is added to the loss.
         train_norms: False keeps batch norms in evaluation mode, so that their statistics stay.
         visible: which logits compete for an example; None: all.
+        before_epoch: called with the epoch's number, 0-based; gradients are those of the last step.
+        before_step: called with the step's number when gradients are there and the optimizer has not moved.
+        examples: which training examples an epoch takes; None: all.
 
     Returns:
         One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
     """
     groups = [{"rate": 1.0, **group} for group in parameters]
     optimizer = _optimizer(groups, settings)
-    epoch_steps = steps_per_epoch(task.train, settings)
-    steps, history = phase.epochs * epoch_steps, []
+    history: list[dict[str, float]] = []
     best: tuple[float, dict] | None = None
+    step = 0
     for epoch in range(phase.epochs):
         model.train()
         if not train_norms:
             _hold_norms_(model)
-        total = 0.0
-        for index, (x, y) in enumerate(training_batches(task, settings, generator, epoch_steps)):
-            step = epoch * epoch_steps + index
+        if before_epoch is not None:
+            before_epoch(epoch)
+        chosen = None if examples is None else examples.chosen(epoch)
+        count, total = max(1, len(task.train if chosen is None else chosen) // settings.batch_size), 0.0
+        for index, (taken, x, y) in enumerate(training_batches(task, settings, generator, count, chosen)):
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(phase, step, steps) * group["rate"]
-            total += _step(model, x, y, optimizer, settings, phase.label_weight, extra_loss, visible)
+                group["lr"] = rate_at(phase, epoch * count + index, phase.epochs * count) * group["rate"]
+            loss, logits = _backward(model, x, y, optimizer, settings, phase.label_weight, extra_loss, visible)
+            total += loss
+            if examples is not None:
+                examples.observe(taken, logits.argmax(1).cpu() == y.cpu())
+            if before_step is not None:
+                before_step(step)
+            optimizer.step()
             if after_step is not None:
                 after_step(step)
             if progress is not None:
-                progress(phase.name, step + 1, steps)
+                progress(phase.name, epoch * count + index + 1, phase.epochs * count)
+            step += 1
         loss, accuracy = evaluate(model, task.validation, task, settings.device, visible)
-        history.append({"loss": total / epoch_steps, "validation_loss": loss, "validation_accuracy": accuracy})
+        history.append({"loss": total / count, "validation_loss": loss, "validation_accuracy": accuracy})
         if phase.select_best and (best is None or loss < best[0] or isnan(best[0])):
             best = (loss, copy.deepcopy(model.state_dict()))
     if best is not None:
@@ -160,7 +185,7 @@ def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
 
 
-def _step(
+def _backward(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
@@ -169,7 +194,8 @@ def _step(
     label_weight: float,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
     visible: Visible | None,
-) -> float:
+) -> tuple[float, torch.Tensor]:
+    """Gradients of one batch; the loss, and the logits (n, classes) that compete."""
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = model(x)
     logits = logits.float() if visible is None else visible(logits.float(), y)
@@ -178,21 +204,29 @@ def _step(
         loss = loss + extra_loss(x)
     optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+    return float(loss.detach()), logits.detach()
 
 
 def training_batches(
-    task: TaskData, settings: TrainingSettings, generator: torch.Generator, steps: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` shuffled, normalised, augmented batches of the training split; a short last batch is dropped unless it is the only one."""
-    order = torch.randperm(len(task.train), generator=generator)
+    task: TaskData, settings: TrainingSettings, generator: torch.Generator, steps: int, chosen: torch.Tensor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """`steps` shuffled, normalised, augmented batches (positions, inputs, labels); a short last batch is dropped unless it is the only one.
+
+    Args:
+        task: its training split is read.
+        settings: batch size, augmentation, device.
+        generator: of the shuffle and the augmentation.
+        steps: number of batches.
+        chosen: positions in the training split that take part, int64 (n,); None: all.
+    """
+    order = torch.randperm(len(task.train) if chosen is None else len(chosen), generator=generator)
+    order = order if chosen is None else chosen[order]
     for step in range(steps):
         index = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         x = normalise(task.train.x[index], task.mean, task.std)
         if settings.augment:
             x = augment(x, settings.augment, generator)
-        yield to_device(x, settings.device), task.train.y[index].to(settings.device)
+        yield index, to_device(x, settings.device), task.train.y[index].to(settings.device)
 
 
 def plain_batches(split: Split, task: TaskData, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

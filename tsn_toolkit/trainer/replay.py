@@ -90,6 +90,11 @@ class Replay:
             loss = loss + self._logits * logit_loss(self._forward(x), stored, width, rows, head)
         return loss
 
+    @property
+    def examples_per_step(self) -> int:
+        """Replayed examples that pass the network in one step."""
+        return 0 if self.buffer is None else self._options.replay_batch * ((self._labels > 0) + (self._logits > 0))
+
     def examples(self) -> torch.Tensor | None:
         """All replayed inputs, normalised, on the CPU; None in the first task."""
         data = self._network.data

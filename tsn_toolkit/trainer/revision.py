@@ -36,7 +36,7 @@ from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import STATISTICS_EXAMPLES, TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
-from tsn_toolkit.trainer.loop import Phase, evaluate, fit, training_sample
+from tsn_toolkit.trainer.loop import Examples, Phase, evaluate, fit, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
 from tsn_toolkit.vocabulary import TRUNK
 
@@ -121,10 +121,28 @@ def train_shared_(
     *,
     name: str,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    before_epoch: Callable[[int], None] | None = None,
+    before_step: Callable[[int], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
+    examples: Examples | None = None,
 ) -> None:
-    """Trains the whole network on its data for the recipe's epochs, in place; gains of foldable norms stay positive."""
+    """Trains the whole network on its data for the recipe's epochs, in place; gains of foldable norms stay positive.
+
+    Args:
+        network: of the task.
+        context: the task.
+        options: of the strategy.
+        name: of the phase.
+        extra_loss, before_epoch, before_step, after_step, examples: as in `fit`.
+    """
     model = network.model
     gains = [gain for norm in foldable_norms(context.graph) if (gain := model.get_submodule(norm).weight) is not None]
+
+    def after(step: int) -> None:
+        clamp_gains_(gains, options.min_gain)
+        if after_step is not None:
+            after_step(step)
+
     fit(
         model,
         network.data,
@@ -132,10 +150,13 @@ def train_shared_(
         context.settings,
         parameters=[{"params": list(model.parameters())}],
         generator=context.generator(),
-        after_step=lambda _: clamp_gains_(gains, options.min_gain),
+        after_step=after,
         progress=context.progress,
         extra_loss=extra_loss,
         visible=network.head.visible,
+        before_epoch=before_epoch,
+        before_step=before_step,
+        examples=examples,
     )
 
 
