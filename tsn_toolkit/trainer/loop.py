@@ -22,6 +22,9 @@ Progress = Callable[[str, int, int], None]
 Visible = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From logits (n, classes) and labels (n,) to the logits with those at -inf that do not compete for the example."""
 
+Gradients = Callable[[torch.Tensor, torch.Tensor], tuple[float, torch.Tensor]]
+"""From inputs (n, ...) and labels (n,) of a batch to its loss and its logits (n, classes); leaves gradients behind."""
+
 EVALUATION_BATCH = 250
 
 
@@ -114,6 +117,8 @@ def fit(
     before_epoch: Callable[[int], None] | None = None,
     before_step: Callable[[int], None] | None = None,
     examples: Examples | None = None,
+    gradients: Gradients | None = None,
+    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer] | None = None,
 ) -> list[dict[str, float]]:
     """Trains in place.
 
@@ -132,12 +137,14 @@ def fit(
         before_epoch: called with the epoch's number, 0-based; gradients are those of the last step.
         before_step: called with the step's number when gradients are there and the optimizer has not moved.
         examples: which training examples an epoch takes; None: all.
+        gradients: makes a batch's gradients in place of the one plain pass; label weight, extra loss and competing logits are then its own affair.
+        make_optimizer: of the parameter groups, in place of the settings' optimizer.
 
     Returns:
         One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
     """
     groups = [{"rate": 1.0, **group} for group in parameters]
-    optimizer = _optimizer(groups, settings)
+    optimizer = _optimizer(groups, settings) if make_optimizer is None else make_optimizer(groups)
     history: list[dict[str, float]] = []
     best: tuple[float, dict] | None = None
     step = 0
@@ -152,7 +159,11 @@ def fit(
         for index, (taken, x, y) in enumerate(training_batches(task, settings, generator, count, chosen)):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(phase, epoch * count + index, phase.epochs * count) * group["rate"]
-            loss, logits = _backward(model, x, y, optimizer, settings, phase.label_weight, extra_loss, visible)
+            optimizer.zero_grad()
+            if gradients is None:
+                loss, logits = _plain_gradients(model, x, y, settings, phase.label_weight, extra_loss, visible)
+            else:
+                loss, logits = gradients(x, y)
             total += loss
             if examples is not None:
                 examples.observe(taken, logits.argmax(1).cpu() == y.cpu())
@@ -185,11 +196,10 @@ def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=settings.weight_decay)
 
 
-def _backward(
+def _plain_gradients(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
     label_weight: float,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
@@ -202,7 +212,6 @@ def _backward(
     loss = label_weight * functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
     if extra_loss is not None:
         loss = loss + extra_loss(x)
-    optimizer.zero_grad()
     loss.backward()
     return float(loss.detach()), logits.detach()
 

@@ -36,7 +36,7 @@ from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import STATISTICS_EXAMPLES, TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
-from tsn_toolkit.trainer.loop import Examples, Phase, evaluate, fit, training_sample
+from tsn_toolkit.trainer.loop import Examples, Gradients, Phase, evaluate, fit, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
 from tsn_toolkit.vocabulary import TRUNK
 
@@ -125,6 +125,8 @@ def train_shared_(
     before_step: Callable[[int], None] | None = None,
     after_step: Callable[[int], None] | None = None,
     examples: Examples | None = None,
+    gradients: Gradients | None = None,
+    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer] | None = None,
 ) -> None:
     """Trains the whole network on its data for the recipe's epochs, in place; gains of foldable norms stay positive.
 
@@ -133,7 +135,7 @@ def train_shared_(
         context: the task.
         options: of the strategy.
         name: of the phase.
-        extra_loss, before_epoch, before_step, after_step, examples: as in `fit`.
+        extra_loss, before_epoch, before_step, after_step, examples, gradients, make_optimizer: as in `fit`.
     """
     model = network.model
     gains = [gain for norm in foldable_norms(context.graph) if (gain := model.get_submodule(norm).weight) is not None]
@@ -157,6 +159,8 @@ def train_shared_(
         before_epoch=before_epoch,
         before_step=before_step,
         examples=examples,
+        gradients=gradients,
+        make_optimizer=make_optimizer,
     )
 
 
