@@ -9,9 +9,9 @@ with H the mean entropy of the answers: more of the right task makes the answers
 - `one-shot`: as above, one gradient.
 - `binary`: the half with the smaller gradients stays, a = 1 / (tasks that stay), until one is left; about log2(T) gradients.
 
-For masks over common weights w(a) is the superposition of masks. Here every number of a task is mixed: weights, norms, biases and head;
-running statistics, which a stored norm has folded into its two vectors, are averaged and not differentiated. The tasks must have equally many
-classes.
+For masks over common weights w(a) is the superposition of masks. Here every number of a task is mixed: weights, norms, biases and head; running
+statistics, which a stored norm has folded into its two vectors, are averaged and not differentiated. The tasks must have equally many classes.
+No command calls it yet.
 """
 
 from __future__ import annotations
