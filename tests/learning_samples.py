@@ -1,5 +1,6 @@
 """A net of width 4, two tasks of three classes each, and what learning them gives; made once, on first use."""
 
+import dataclasses
 import functools
 from dataclasses import replace
 
@@ -100,3 +101,30 @@ def make_context(store, data, *, parent="trunk", seed=11, epochs=3, **changes):
 def learn(strategy, context, **options):
     module = registry.load("tsn_toolkit.strategies", strategy)
     return module.learn(context, module.Config(**options))
+
+
+def values(item, path=""):
+    """Every number, array and word of a nested value, with where it stands."""
+    if dataclasses.is_dataclass(item):
+        for field in dataclasses.fields(item):
+            yield from values(getattr(item, field.name), f"{path}.{field.name}")
+    elif isinstance(item, dict):
+        yield f"{path}.keys", list(item)
+        for key, entry in item.items():
+            yield from values(entry, f"{path}[{key}]")
+    elif isinstance(item, tuple | list):
+        yield f"{path}.len", len(item)
+        for position, entry in enumerate(item):
+            yield from values(entry, f"{path}[{position}]")
+    else:
+        yield path, item
+
+
+def assert_equal(first, second):
+    for (path, a), (other, b) in zip(values(first), values(second), strict=True):
+        assert path == other
+        if isinstance(a, np.ndarray | torch.Tensor):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=path)
+            assert a.dtype == b.dtype, path
+        elif not callable(a):
+            assert a == b, path

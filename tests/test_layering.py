@@ -26,7 +26,7 @@ ROWS = (
     {"parts"},
     {"trainer"},
     {"strategies", "store"},
-    {"workshop"},
+    {"workshop", "revisions"},
     {"extract"},
     {"export"},
     {"verify", "bench"},

@@ -410,7 +410,8 @@ def _description(path: Path) -> str:
 
 def _inspection_text(result: dict[str, Any]) -> str:
     """`tsn inspect` as text: parts with their breakdown, tasks, and who owns the bits of the words."""
-    keys = ("values", "masks", "codebooks", "scales", "norms", "biases", "heads", "metadata")
+    keys = ["values", "masks", "codebooks", "scales", "norms", "biases", "heads", "metadata"]
+    keys += ["memory"] if any("memory" in part["breakdown"] for part in result["parts"]) else []
     width = max(len(part["path"]) for part in result["parts"])
     lines = [f"{'part':<{width}} {'bytes':>10} " + " ".join(f"{key:>9}" for key in keys)]
     for part in result["parts"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -352,6 +353,23 @@ class ActivationRange:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """What makes a task's part a full revision of one network that all tasks share (isolation `none`).
+
+    A revision answers for every task so far and supersedes the revision before it.
+
+    Attributes:
+        rows: task name -> the logit of each of its labels; every task so far, in order, this one last.
+        task_known: whether a prediction is told the task, and so compares the logits of that task alone; otherwise all logits compete.
+        memory: name -> array that the method keeps for the next task, for example replay examples; uint8, int64, float16 or float32.
+    """
+
+    rows: Mapping[str, tuple[int, ...]]
+    task_known: bool
+    memory: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """What `learn` hands to `commit`: one task, all integers, nothing that depends on the clock.
 
@@ -367,8 +385,9 @@ class TaskResult:
         biases: module path -> float32 bias, full length; dead units hold 0.
         head: the task's classifier, features at full length (dead inputs hold 0).
         ranges: quantizer name -> range, calibrated on training data.
-        validation: numbers measured on validation data (accuracy, loss), for the report.
+        validation: numbers measured on validation data (accuracy, loss), for the report; also `training_flops` where the strategy counts them.
         vector_precision: how scales, norms and biases are stored; their values are exactly representable so.
+        revision: for which tasks it answers, where the strategy's isolation is `none`; None: for itself alone.
     """
 
     name: str
@@ -384,6 +403,7 @@ class TaskResult:
     ranges: Mapping[str, ActivationRange]
     validation: Mapping[str, float] = field(default_factory=dict)
     vector_precision: VectorPrecision = "half"
+    revision: Revision | None = None
 
 
 @dataclass(frozen=True)

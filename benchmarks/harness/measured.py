@@ -30,6 +30,7 @@ from tsn_toolkit.recipe.catalogue import find_recipe
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.recipe.yaml_document import parse_yaml
+from tsn_toolkit.revisions import answer
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.inspect import KINDS, inspect_store
 from tsn_toolkit.store.store import Store
@@ -125,7 +126,9 @@ def _store_numbers(benchmark: str, variant: Variant, seed: int, place: Path, hoo
 
 def _store_accuracy(store: Store, shop: Workshop, data: TaskData) -> float:
     """Accuracy of the stored task on its validation split."""
-    model = extract(shop.factory, shop.graph, store.weights(data.name)).model
+    found = answer(store, data.name)
+    data = found.as_logits(data)
+    model = extract(shop.factory, shop.graph, found.weights).model
     return evaluate(model, data.validation, data, CPU)[1]
 
 

@@ -14,7 +14,7 @@ from tsn_toolkit.models.small_cnn import small_cnn
 from tsn_toolkit.registry import load, names
 
 PACKAGE = "tsn_toolkit.importance"
-ON_DATA = ["fisher", "obs", "relevance", "taylor", "wanda"]
+ON_DATA = ["fisher", "obs", "relevance", "sdp", "taylor", "wanda"]
 CACHE = {}
 
 
@@ -32,7 +32,7 @@ def setting(seed=0):
 
 
 def test_registry_lists_the_criteria():
-    assert names(PACKAGE) == ("bn_scale", "fisher", "magnitude", "obs", "random", "relevance", "taylor", "wanda")
+    assert names(PACKAGE) == ("bn_scale", "fisher", "magnitude", "obs", "random", "relevance", "sdp", "taylor", "wanda")
     with pytest.raises(RecipeError, match="taylr.*taylor"):
         load(PACKAGE, "taylr")
 
@@ -101,12 +101,12 @@ def test_no_batch_is_refused(name, form):
 @pytest.mark.parametrize("form", ["score", "weight_scores"])
 @pytest.mark.parametrize("name", ON_DATA)
 def test_the_division_into_batches_matters_only_where_it_is_said(name, form):
-    """All but `fisher`, which squares gradients of batches, are means over examples."""
+    """All but `fisher` and `sdp`, which square gradients of batches, are means over examples."""
     model, graph, batches = setting()
     whole = [(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))]
     one, other = (getattr(load(PACKAGE, name), form)(model, graph, data, F.cross_entropy) for data in (batches, whole))
     alike = all(np.allclose(one[key], other[key], rtol=1e-3, atol=1e-9) for key in one)
-    assert alike == (name != "fisher" and (name, form) != ("relevance", "weight_scores"))
+    assert alike == (name not in ("fisher", "sdp") and (name, form) != ("relevance", "weight_scores"))
 
 
 def test_magnitude_of_weights_by_hand():
@@ -169,7 +169,7 @@ def test_units_of_depthwise_and_grouped_convolutions():
         if name == "bn_scale":
             continue
         found = load(PACKAGE, name).score(model, graph, batches, F.cross_entropy)
-        dead = {"0": [2], "7": [1]} if name in ("taylor", "fisher", "wanda", "relevance") else {"0": [], "7": []}
+        dead = {"0": [2], "7": [1]} if name in ("taylor", "fisher", "sdp", "wanda", "relevance") else {"0": [], "7": []}
         for group, units in dead.items():
             assert np.flatnonzero(found[group] == 0).tolist() == units, name
 

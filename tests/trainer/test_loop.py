@@ -45,26 +45,26 @@ def test_training_batches_are_a_seeded_shuffle_without_repetition():
     data = samples.make_data(train=70)
     numbered = replace(data, train=Split(torch.arange(70, dtype=torch.float32).view(70, 1, 1, 1), torch.arange(70)), mean=(), std=())
     batches = list(training_batches(numbered, samples.SETTINGS, generator(5), 2))
-    seen = torch.cat([y for _, y in batches])
-    assert [len(y) for _, y in batches] == [32, 32] and len(set(seen.tolist())) == 64
-    assert all(torch.equal(x.flatten().long(), y) for x, y in batches)
-    again = torch.cat([y for _, y in training_batches(numbered, samples.SETTINGS, generator(5), 2)])
-    other = torch.cat([y for _, y in training_batches(numbered, samples.SETTINGS, generator(6), 2)])
+    seen = torch.cat([y for _, _, y in batches])
+    assert [len(y) for _, _, y in batches] == [32, 32] and len(set(seen.tolist())) == 64
+    assert all(torch.equal(x.flatten().long(), y) for _, x, y in batches)
+    again = torch.cat([y for _, _, y in training_batches(numbered, samples.SETTINGS, generator(5), 2)])
+    other = torch.cat([y for _, _, y in training_batches(numbered, samples.SETTINGS, generator(6), 2)])
     assert torch.equal(seen, again) and not torch.equal(seen, other)
 
 
 def test_augmented_batches_follow_from_the_generator_alone():
     data = samples.make_data(train=64)
     settings = replace(samples.SETTINGS, augment=("crop",))
-    first, again = ([x for x, _ in training_batches(data, settings, generator(2), 2)] for _ in range(2))
-    plain = [x for x, _ in training_batches(data, samples.SETTINGS, generator(2), 2)]
+    first, again = ([x for _, x, _ in training_batches(data, settings, generator(2), 2)] for _ in range(2))
+    plain = [x for _, x, _ in training_batches(data, samples.SETTINGS, generator(2), 2)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], plain[0])
 
 
 def test_fewer_examples_than_a_batch_make_one_short_batch():
     data = samples.make_data(train=5)
-    assert [len(y) for _, y in training_batches(data, samples.SETTINGS, generator(), 1)] == [5]
+    assert [len(y) for _, _, y in training_batches(data, samples.SETTINGS, generator(), 1)] == [5]
     steps, model = [], nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     fit(model, data, Phase("x", 2, 0.1), samples.SETTINGS, parameters=all_parameters(model), generator=generator(), after_step=steps.append)
     assert steps == [0, 1]
@@ -92,7 +92,7 @@ def test_one_sgd_step_by_hand():
     data = samples.make_data(train=32)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     before = [p.detach().double().clone() for p in model.parameters()]
-    ((x, y),) = training_batches(data, samples.SETTINGS, generator(3), 1)
+    ((_, x, y),) = training_batches(data, samples.SETTINGS, generator(3), 1)
     x = x.flatten(1).double()
     probability = torch.softmax(x @ before[0].T + before[1], 1)
     target = torch.nn.functional.one_hot(y, 3).double() * 0.9 + 0.1 / 3

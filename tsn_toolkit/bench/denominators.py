@@ -21,6 +21,7 @@ from torch import nn
 from tsn_toolkit.contracts import LayerCodes, ModelGraph, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK, SlotState, VectorPrecision
 
@@ -36,7 +37,7 @@ def measure_denominators(
         store: any number of tasks.
         granularity: layer name -> granularity of the masks, which the encoder makes use of; `element` for layers that it does not name.
     """
-    weights = [store.weights(entry.name) for entry in store.entries]
+    weights = [answer(store, entry.name).weights for entry in store.entries]
     heads = [len(task.classes) for task in weights]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -24,6 +24,7 @@ from tsn_toolkit.pipeline.measuring import bench_settings
 from tsn_toolkit.pipeline.planning import plan_of_recipe
 from tsn_toolkit.plan.file import plan_text_of
 from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.revisions import answer
 from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
 from tsn_toolkit.store.joint_image import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
@@ -74,7 +75,8 @@ def export_packages(
     store: Store, shop: Workshop, data: TaskData, recipe: Recipe, targets: list[Target], out: Path, hooks: Hooks
 ) -> dict[str, dict[str, Any]]:
     """One package per target; target name -> path and what was measured. Latency stands beside a dense network of the pristine size."""
-    weights = store.weights(data.name)
+    answers = answer(store, data.name)
+    weights, logits = answers.weights, answers.as_logits(data)
     extracted = extract(shop.factory, shop.graph, weights)
     dense = _dense(shop, data)
     packages = {}
@@ -86,7 +88,7 @@ def export_packages(
             weights.ranges,
             target,
             place,
-            data=data,
+            data=logits,
             dense=dense,
             bench=settings,
             dense_is_trained=False,

@@ -6,6 +6,8 @@ import numpy as np
 
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
+from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
@@ -33,9 +35,9 @@ def task_context(
 ) -> TaskContext:
     """What a strategy is given."""
     parent = choose_parent(recipe, store)
-    start, classes = None, ()
+    start, classes, revision = None, (), None
     if parent != TRUNK:
-        start = store.weights(parent)
+        start, revision = store.weights(parent), store.revision(parent)
         classes = start.classes
     elif store.trunk().kind == "checkpoint":
         start = trunk_weights(store.trunk())
@@ -75,13 +77,31 @@ def task_context(
         ),
         progress=hooks.progress,
         note=hooks.say,
+        revision=revision,
+        earlier=lambda: tuple(load_task(recipe, earlier) for earlier in range(index)),
     )
 
 
 def choose_parent(recipe: Recipe, store: Store) -> str:
-    """The owner whose frozen view the next task inherits; `auto` is the trunk where it holds trained weights, else the previous task."""
-    if not store.entries or recipe.parent == "trunk":
+    """The owner whose frozen view the next task inherits.
+
+    `auto` is the trunk where it holds trained weights, else the previous task. A strategy of isolation `none` continues the newest revision.
+
+    Raises:
+        RecipeError: tasks that stand for themselves and revisions of one network would meet in one store, or revisions would not follow each other.
+    """
+    if not store.entries:
         return TRUNK
-    if recipe.parent == "auto" and store.trunk().kind == "checkpoint":
+    newest, isolation = store.entries[-1], registry.load("tsn_toolkit.strategies", recipe.strategy.name).ISOLATION
+    if newest.isolation != isolation:
+        raise RecipeError(
+            f"{store.path} holds tasks of isolation `{newest.isolation}`, strategy `{recipe.strategy.name}` has isolation `{isolation}`. "
+            "Begin another store, or name a strategy of the same isolation."
+        )
+    if isolation == "none":
+        if recipe.parent == "trunk":
+            raise RecipeError(f"`parent` is trunk, but strategy `{recipe.strategy.name}` continues one network from task to task. Set it to auto.")
+        return newest.name
+    if recipe.parent == "trunk" or (recipe.parent == "auto" and store.trunk().kind == "checkpoint"):
         return TRUNK
-    return store.entries[-1].name
+    return newest.name

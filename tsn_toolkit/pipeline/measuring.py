@@ -16,6 +16,7 @@ from tsn_toolkit.files import write_json
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.references import dense_reference
 from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.revisions import Answer, answer
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
@@ -34,7 +35,8 @@ def measure_task(
     """Everything that is known of one committed task, kept in its record."""
     entry = store.entry(data.name)
     dense, dense_accuracy = dense_reference(recipe, folder, shop, store, data, index, hooks)
-    extracted = extract(shop.factory, shop.graph, store.weights(data.name))
+    answers = answer(store, data.name)
+    extracted = extract(shop.factory, shop.graph, answers.weights)
     record: dict[str, Any] = {
         "name": data.name,
         "parent": entry.parent,
@@ -48,7 +50,7 @@ def measure_task(
     }
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
-        done = _deliver_anew(extracted, store, target, folder.package(data.name, target.name), data, dense, recipe)
+        done = _deliver_anew(extracted, answers, target, folder.package(data.name, target.name), data, dense, recipe)
         record["accuracy"]["exported"][target.name] = done.parity["accuracy"]
         record["bytes"]["exported"][target.name] = done.model_bytes
         record["latency_ms"][target.name] = done.latency_ms
@@ -63,19 +65,19 @@ def measure_task(
 
 
 def _deliver_anew(
-    extracted: ExtractedModel, store: Store, target: Target, place: Path, data: TaskData, dense: nn.Module, recipe: Recipe
+    extracted: ExtractedModel, answers: Answer, target: Target, place: Path, data: TaskData, dense: nn.Module, recipe: Recipe
 ) -> Delivery:
     """A package of this run; one that a killed run left before its record was written is made again."""
     if place.exists():
         shutil.rmtree(place)
-    weights, bench = store.weights(data.name), bench_settings(recipe)
+    weights, bench = answers.weights, bench_settings(recipe)
     trained = recipe.reference.dense != "none"
     return deliver(
         extracted,
         weights.ranges,
         target,
         place,
-        data=data,
+        data=answers.as_logits(data),
         dense=dense,
         bench=bench,
         dense_is_trained=trained,

@@ -19,6 +19,7 @@ from tsn_toolkit.plan.file import plan_from_dict
 from tsn_toolkit.recipe.loading import load_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.report.page import render_report
+from tsn_toolkit.revisions import superseded_bytes
 from tsn_toolkit.run_folder import RunFolder, open_run_folder
 from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.store import Store
@@ -57,6 +58,7 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
         "R": matrix,
         **numbers,
         "store_bytes": folder_bytes(folder.store),
+        "superseded_bytes": superseded_bytes(store),
         "denominators": measure_denominators(
             shop.factory, shop.graph, store, granularity={layer.name: layer.granularity for layer in plan.layers}
         ),

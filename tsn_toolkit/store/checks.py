@@ -15,6 +15,7 @@ from tsn_toolkit.numerics.errors import NumericsError
 from tsn_toolkit.numerics.vectors import encode_vector
 from tsn_toolkit.store.layout import Architecture, CodedLayer, KeptSlots, UnitMasks
 from tsn_toolkit.store.lineage import Inherited
+from tsn_toolkit.store.revision import check_revision
 from tsn_toolkit.store.trunk_part import CHECKPOINT, MAX_SEED, PRECISION, SEED
 from tsn_toolkit.vocabulary import MAX_CODE, TRUNK, SlotState, VectorPrecision
 
@@ -64,6 +65,8 @@ def check_task(architecture: Architecture, above: Mapping[str, Inherited], resul
         raise StoreError(f"{where}: vector_precision must be one of {get_args(VectorPrecision)}, got `{precision}`")
     if result.isolation not in _ISOLATIONS:
         raise StoreError(f"{where}: isolation must be one of {_ISOLATIONS}, got `{result.isolation}`")
+    if result.revision is not None:
+        check_revision(where, result)
     if not isinstance(result.strategy, str):
         raise StoreError(f"{where}: strategy must be a name, got {result.strategy!r}")
     for label in result.classes:

@@ -27,6 +27,7 @@ _KIND_OF_BLOB = {
     "norms": "norms",
     "biases": "biases",
     "head": "heads",
+    "memory": "memory",  # only in the parts of revisions
 }
 
 _SLOTS = {"own_slots": SlotState.OWN, "reuse_slots": SlotState.REUSE, "refine_slots": SlotState.REFINE}
@@ -36,11 +37,11 @@ def inspect_store(store: Store) -> dict[str, Any]:
     """Sizes of a store, as `tsn inspect --json` prints them.
 
     Returns:
-        `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; a file that
-        belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (of its part), density (used
-        slots / all slots), own_slots, reuse_slots, refine_slots, and for each of its `layers` these three and bit_width (of own codes); `layers`:
-        name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `sharing`: see `sharing.Sharing`;
-        `entropy_bytes`.
+        `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; `memory`
+        is there where a revision keeps something; a file that belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name,
+        parent, marginal_bytes (of its part), density (used slots / all slots), own_slots, reuse_slots, refine_slots, and for each of its `layers`
+        these three and bit_width (of own codes); `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits),
+        free_bits; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
@@ -69,7 +70,8 @@ def _part(store: Store, owner: str, entry: Entry) -> dict[str, Any]:
     part = store.part(owner).part
     breakdown = {**dict.fromkeys(KINDS, 0), "metadata": part.header_bytes}
     for blob, size_bytes in part.sizes_bytes.items():
-        breakdown[_KIND_OF_BLOB[blob]] += size_bytes
+        kind = _KIND_OF_BLOB[blob]
+        breakdown[kind] = breakdown.get(kind, 0) + size_bytes
     return {"path": entry.path, "bytes": entry.size_bytes, "breakdown": breakdown}
 
 

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, HeadState, NormState
+from tsn_toolkit.contracts import ActivationRange, HeadState, NormState, Revision
 from tsn_toolkit.store.layout import Architecture, CodedLayer, NamedLengths, UnitMasks
 from tsn_toolkit.store.lineage import Inherited, OwnerLayer
-from tsn_toolkit.store.part import Part
+from tsn_toolkit.store.part import MEMORY, Part
+from tsn_toolkit.store.revision import decode_revision
 from tsn_toolkit.store.vectors import decode_biases, decode_head, decode_norms, decode_ranges
 from tsn_toolkit.vocabulary import VectorPrecision
 
@@ -69,3 +70,7 @@ class OwnerPart:
     def ranges(self) -> dict[str, ActivationRange]:
         """Activation ranges by quantizer name."""
         return decode_ranges(self.part.blob("ranges"), self.range_names)
+
+    def revision(self) -> Revision | None:
+        """For which tasks it answers, and what it keeps for the next one; None where it answers for itself alone."""
+        return decode_revision(self.metadata, self.part.blob(MEMORY))

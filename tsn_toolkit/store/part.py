@@ -17,7 +17,10 @@ TENSOR = "blobs"
 SCHEMA_VERSION = 1
 
 BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges")
-"""Every blob a part may hold, in the order of the file."""
+"""Every blob a part has, in the order of the file."""
+
+MEMORY = "memory"
+"""A last blob, only in the parts of revisions whose method keeps something for the next task."""
 
 _LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
@@ -43,7 +46,7 @@ def canonical_json(value: object) -> str:
 
 def write_part(metadata: Mapping[str, Any], blobs: Mapping[str, bytes]) -> bytes:
     """The file's bytes: the same for the same arguments."""
-    fields = [blobs.get(name, b"") for name in BLOBS]
+    fields = [blobs.get(name, b"") for name in (*BLOBS, *([MEMORY] if blobs.get(MEMORY) else []))]
     text = canonical_json({**metadata, "schema": SCHEMA_VERSION, "blobs": [len(field) for field in fields]})
     header = _header(text, sum(map(len, fields)))
     return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *fields])
@@ -56,7 +59,7 @@ def read_part(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
         PartError: not a safetensors file, or not one of ours.
     """
     part = open_part(bytes_source(data), len(data))
-    return part.metadata, {name: part.blob(name).rest() for name in BLOBS}
+    return part.metadata, {name: part.blob(name).rest() for name in part.sizes_bytes}
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class Part:
     _source: Source
 
     def blob(self, name: str) -> BlobReader:
-        """A reader at the beginning of a blob."""
-        starts = dict(zip(BLOBS, accumulate(self.sizes_bytes.values(), initial=self.header_bytes), strict=False))
-        return BlobReader(name, self._source, starts[name], self.sizes_bytes[name])
+        """A reader at the beginning of a blob; an empty one where the part has no memory."""
+        starts = dict(zip((*BLOBS, MEMORY), accumulate(self.sizes_bytes.values(), initial=self.header_bytes), strict=False))
+        return BlobReader(name, self._source, starts[name], self.sizes_bytes.get(name, 0))
 
 
 def open_part(source: Source, size_bytes: int) -> Part:
@@ -100,11 +103,12 @@ def open_part(source: Source, size_bytes: int) -> Part:
     if not isinstance(metadata, dict) or metadata.pop("schema", None) != SCHEMA_VERSION:
         raise PartError(f"its schema version is not {SCHEMA_VERSION}")
     sizes = metadata.pop("blobs", None)
-    if not isinstance(sizes, list) or len(sizes) != len(BLOBS) or not all(type(size) is int and size >= 0 for size in sizes):
+    names = (*BLOBS, MEMORY) if isinstance(sizes, list) and len(sizes) > len(BLOBS) else BLOBS
+    if not isinstance(sizes, list) or len(sizes) != len(names) or not all(type(size) is int and size >= 0 for size in sizes):
         raise PartError(f"its metadata do not give the sizes of {len(BLOBS)} blobs")
     if header != _header(text, sum(sizes)) or _LENGTH_BYTES + length + sum(sizes) != size_bytes:
         raise PartError("its header or its size is not that of a part with these blobs")
-    return Part(metadata, _LENGTH_BYTES + length, dict(zip(BLOBS, sizes, strict=True)), source)
+    return Part(metadata, _LENGTH_BYTES + length, dict(zip(names, sizes, strict=True)), source)
 
 
 def bytes_source(data: bytes) -> Source:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import FrozenLayer, LayerCodes, ModelGraph, TaskResult, TaskWeights, TrunkResult
+from tsn_toolkit.contracts import FrozenLayer, LayerCodes, ModelGraph, Revision, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.checks import check_trunk, valid_name
 from tsn_toolkit.store.folder import MANIFEST, TRUNK_PART, claim_folder, prepare_folder, remove_orphans, task_path, write_atomic, writer_lock
@@ -220,6 +220,13 @@ class Store:
             held.weights_(dense[layer.name])
             del held  # or it would stay until the next one is decoded
         return dense
+
+    def revision(self, task: str) -> Revision | None:
+        """For which tasks a task's part answers, and what its method kept; None where it answers for itself alone."""
+        self.entry(task)
+        part = self.part(task)
+        with self._files.naming(task):
+            return part.revision()
 
     def validation(self, task: str) -> dict[str, float]:
         """Numbers measured on validation data when the task was learned."""

@@ -16,8 +16,9 @@ from tsn_toolkit.store.layer_blobs import LayerReader, encode_layers
 from tsn_toolkit.store.layout import Architecture, NamedLengths
 from tsn_toolkit.store.lineage import Inherited
 from tsn_toolkit.store.owner_part import OwnerPart
-from tsn_toolkit.store.part import BlobReader, Part, PartError, write_part
+from tsn_toolkit.store.part import MEMORY, BlobReader, Part, PartError, write_part
 from tsn_toolkit.store.recipes import check_difference
+from tsn_toolkit.store.revision import check_description, describe_revision, encode_memory
 from tsn_toolkit.store.vectors import encode_biases, encode_head, encode_norms, encode_ranges
 from tsn_toolkit.vocabulary import VectorPrecision
 
@@ -60,6 +61,8 @@ def encode_task(
         metadata["ranges"] = ranges
     if precision != _DEFAULT_PRECISION:
         metadata["vectors"] = precision
+    if result.revision is not None:
+        metadata["revision"] = describe_revision(result.revision)
     layers = encode_layers(architecture, masks, result.layers, above, precision)
     unit_bits = b"".join(pack_bits(masks[architecture.groups[index].name], 1) for index in groups)
     blobs = {
@@ -69,6 +72,7 @@ def encode_task(
         "biases": encode_biases(architecture, masks, result.biases, biases, precision),
         "head": encode_head(architecture, masks, result.head, precision),
         "ranges": encode_ranges(result.ranges, ranges),
+        MEMORY: b"" if result.revision is None else encode_memory(result.revision),
     }
     return write_part(metadata, blobs)
 
@@ -88,6 +92,7 @@ def open_task(architecture: Architecture, parent: OwnerPart, part: Part) -> Owne
     if not classes:
         raise PartError("it has no class")
     precision = _precision(metadata.get("vectors", _DEFAULT_PRECISION))
+    check_description(metadata, len(classes), part.sizes_bytes.get(MEMORY, 0))
     groups = listing(metadata["groups"])
     masks = _take_unit_masks(architecture, groups, part.blob("masks"))
 

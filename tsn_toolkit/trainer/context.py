@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, ModelGraph, TaskData
+from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, ModelGraph, Revision, TaskData
 from tsn_toolkit.filling import Filling, fill_
 from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.trainer.device import seeded
@@ -60,6 +60,8 @@ class TaskContext:
         precision: how finely the task's numbers are stored.
         progress: called while training.
         note: called with one line on something that was decided.
+        revision: of the parent, where the strategy's isolation is `none` and there is one: for which tasks it answers, and what its method kept.
+        earlier: the data of all earlier tasks, loaded when called; only a method that is allowed to see them again calls it.
     """
 
     factory: Callable[[], nn.Module]
@@ -80,6 +82,8 @@ class TaskContext:
     precision: Precision = Precision()
     progress: Progress | None = None
     note: Callable[[str], None] | None = None
+    revision: Revision | None = None
+    earlier: Callable[[], Sequence[TaskData]] | None = None
 
     def generator(self) -> torch.Generator:
         """A fresh generator seeded for this task."""

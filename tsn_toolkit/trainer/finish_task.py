@@ -52,7 +52,7 @@ def finish_task(
             shared[name] = (q.numpy().astype(np.int8), scale.numpy())
     vectors = context.precision.vectors
     integers = to_integers_(model, context.graph, shared, head_bits=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
-    inputs = _calibration_inputs(context, calibration_batches)
+    inputs = calibration_inputs(context, calibration_batches)
     if reestimate:
         reestimate_norms_(model, inputs)
     norms, biases = freeze_vectors_(model, context.graph.head, vectors)
@@ -76,7 +76,7 @@ def finish_task(
     )
 
 
-def _calibration_inputs(context: TaskContext, count: int) -> list[torch.Tensor]:
+def calibration_inputs(context: TaskContext, count: int) -> list[torch.Tensor]:
     """At most `count` batches of normalised training inputs on the CPU, spread over the split.
 
     A short last batch is left out unless it is the only one: an average over batches would give it the weight of a whole one, and a batch of one

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -19,7 +19,23 @@ from tsn_toolkit.data.splits import normalise
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done steps, all steps)."""
 
+Visible = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits (n, classes) and labels (n,) to the logits with those at -inf that do not compete for the example."""
+
+Gradients = Callable[[torch.Tensor, torch.Tensor], tuple[float, torch.Tensor]]
+"""From inputs (n, ...) and labels (n,) of a batch to its loss and its logits (n, classes); leaves gradients behind."""
+
 EVALUATION_BATCH = 250
+
+
+class Examples(Protocol):
+    """Which training examples an epoch takes."""
+
+    def chosen(self, epoch: int) -> torch.Tensor:
+        """Positions in the training split, int64 (n,), n at least 1; called once before each epoch."""
+
+    def observe(self, positions: torch.Tensor, correct: torch.Tensor) -> None:
+        """What the network got right in a training batch: int64 (n,), bool (n,)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,12 @@ def fit(
     progress: Progress | None = None,
     train_norms: bool = True,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    visible: Visible | None = None,
+    before_epoch: Callable[[int], None] | None = None,
+    before_step: Callable[[int], None] | None = None,
+    examples: Examples | None = None,
+    gradients: Gradients | None = None,
+    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer] | None = None,
 ) -> list[dict[str, float]]:
     """Trains in place.
 
@@ -111,31 +133,50 @@ def fit(
         progress: called after each step.
         extra_loss: called with the inputs after each forward pass; what it returns is added to the loss.
         train_norms: False keeps batch norms in evaluation mode, so that their statistics stay.
+        visible: which logits compete for an example; None: all.
+        before_epoch: called with the epoch's number, 0-based; gradients are those of the last step.
+        before_step: called with the step's number when gradients are there and the optimizer has not moved.
+        examples: which training examples an epoch takes; None: all.
+        gradients: makes a batch's gradients in place of the one plain pass; label weight, extra loss and competing logits are then its own affair.
+        make_optimizer: of the parameter groups, in place of the settings' optimizer.
 
     Returns:
         One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
     """
     groups = [{"rate": 1.0, **group} for group in parameters]
-    optimizer = _optimizer(groups, settings)
-    epoch_steps = steps_per_epoch(task.train, settings)
-    steps, history = phase.epochs * epoch_steps, []
+    optimizer = _optimizer(groups, settings) if make_optimizer is None else make_optimizer(groups)
+    history: list[dict[str, float]] = []
     best: tuple[float, dict] | None = None
+    step = 0
     for epoch in range(phase.epochs):
         model.train()
         if not train_norms:
             _hold_norms_(model)
-        total = 0.0
-        for index, (x, y) in enumerate(training_batches(task, settings, generator, epoch_steps)):
-            step = epoch * epoch_steps + index
+        if before_epoch is not None:
+            before_epoch(epoch)
+        chosen = None if examples is None else examples.chosen(epoch)
+        count, total = max(1, len(task.train if chosen is None else chosen) // settings.batch_size), 0.0
+        for index, (taken, x, y) in enumerate(training_batches(task, settings, generator, count, chosen)):
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(phase, step, steps) * group["rate"]
-            total += _step(model, x, y, optimizer, settings, phase.label_weight, extra_loss)
+                group["lr"] = rate_at(phase, epoch * count + index, phase.epochs * count) * group["rate"]
+            optimizer.zero_grad()
+            if gradients is None:
+                loss, logits = _plain_gradients(model, x, y, settings, phase.label_weight, extra_loss, visible)
+            else:
+                loss, logits = gradients(x, y)
+            total += loss
+            if examples is not None:
+                examples.observe(taken, logits.argmax(1).cpu() == y.cpu())
+            if before_step is not None:
+                before_step(step)
+            optimizer.step()
             if after_step is not None:
                 after_step(step)
             if progress is not None:
-                progress(phase.name, step + 1, steps)
-        loss, accuracy = evaluate(model, task.validation, task, settings.device)
-        history.append({"loss": total / epoch_steps, "validation_loss": loss, "validation_accuracy": accuracy})
+                progress(phase.name, epoch * count + index + 1, phase.epochs * count)
+            step += 1
+        loss, accuracy = evaluate(model, task.validation, task, settings.device, visible)
+        history.append({"loss": total / count, "validation_loss": loss, "validation_accuracy": accuracy})
         if phase.select_best and (best is None or loss < best[0] or isnan(best[0])):
             best = (loss, copy.deepcopy(model.state_dict()))
     if best is not None:
@@ -156,37 +197,46 @@ def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Op
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=nesterov, weight_decay=settings.weight_decay, fused=True)
 
 
-def _step(
+def _plain_gradients(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
     settings: TrainingSettings,
     label_weight: float,
     extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
-) -> float:
+    visible: Visible | None,
+) -> tuple[float, torch.Tensor]:
+    """Gradients of one batch; the loss, and the logits (n, classes) that compete."""
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = model(x)
-    loss = label_weight * functional.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+    logits = logits.float() if visible is None else visible(logits.float(), y)
+    loss = label_weight * functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
     if extra_loss is not None:
         loss = loss + extra_loss(x)
-    optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+    return float(loss.detach()), logits.detach()
 
 
 def training_batches(
-    task: TaskData, settings: TrainingSettings, generator: torch.Generator, steps: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` shuffled, normalised, augmented batches of the training split; a short last batch is dropped unless it is the only one."""
-    order = torch.randperm(len(task.train), generator=generator)
+    task: TaskData, settings: TrainingSettings, generator: torch.Generator, steps: int, chosen: torch.Tensor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """`steps` shuffled, normalised, augmented batches (positions, inputs, labels); a short last batch is dropped unless it is the only one.
+
+    Args:
+        task: its training split is read.
+        settings: batch size, augmentation, device.
+        generator: of the shuffle and the augmentation.
+        steps: number of batches.
+        chosen: positions in the training split that take part, int64 (n,); None: all.
+    """
+    order = torch.randperm(len(task.train) if chosen is None else len(chosen), generator=generator)
+    order = order if chosen is None else chosen[order]
     for step in range(steps):
         index = order[step * settings.batch_size : (step + 1) * settings.batch_size]
         x = normalise(task.train.x[index], task.mean, task.std)
         if settings.augment:
             x = augment(x, settings.augment, generator)
-        yield to_device(x, settings.device), task.train.y[index].to(settings.device)
+        yield index, to_device(x, settings.device), task.train.y[index].to(settings.device)
 
 
 def plain_batches(split: Split, task: TaskData, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -208,7 +258,9 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, task: TaskData, device: torch.device) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, split: Split, task: TaskData, device: torch.device, visible: Visible | None = None
+) -> tuple[float, float]:
     """(mean cross entropy, accuracy) of a split in evaluation mode and float32; an empty split gives (nan, nan)."""
     if len(split) == 0:
         return float("nan"), float("nan")
@@ -216,7 +268,7 @@ def evaluate(model: nn.Module, split: Split, task: TaskData, device: torch.devic
     model.eval()
     loss, correct = 0.0, 0
     for x, y in plain_batches(split, task, EVALUATION_BATCH, device):
-        logits = model(x).float()
+        logits = model(x).float() if visible is None else visible(model(x).float(), y)
         loss += float(functional.cross_entropy(logits, y, reduction="sum"))
         correct += int((logits.argmax(1) == y).sum())
     model.train(was_training)

@@ -16,6 +16,7 @@ from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.extract import extract
 from tsn_toolkit.recipe.environment import expand, is_machine_path
+from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
@@ -32,7 +33,8 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
         tasks: names to measure; empty: all.
 
     Returns:
-        `tasks`: [{`name`, `accuracy`, `samples`, `codes_hash`}] in order of commit.
+        `tasks`: [{`name`, `accuracy`, `samples`, `codes_hash`}] in order of commit. Where tasks share one network, the newest revision answers for
+        all of them, and the hash is its.
     """
     store = Store.open(path)
     shop = workshop_of_store(store)
@@ -42,9 +44,11 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
             continue
         recipe, index = recipe_of_task(store, entry.name)
         data = load_task(recipe, index)
-        extracted = extract(shop.factory, shop.graph, store.weights(entry.name))
+        answers = answer(store, entry.name)
+        data = answers.as_logits(data)
+        extracted = extract(shop.factory, shop.graph, answers.weights)
         _, accuracy = evaluate(extracted.model, data.test, data, torch.device("cpu"))
-        rows.append({"name": entry.name, "accuracy": accuracy, "samples": len(data.test), "codes_hash": store.codes_hash(entry.name)})
+        rows.append({"name": entry.name, "accuracy": accuracy, "samples": len(data.test), "codes_hash": store.codes_hash(answers.part)})
     return {"tasks": rows}
 
 

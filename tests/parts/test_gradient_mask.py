@@ -1,0 +1,43 @@
+"""Which gradients stay, for how long, and the operations that choosing takes."""
+
+import torch
+from op_count import numbers_in
+
+from tsn_toolkit.parts.gradient_mask import GradientMask
+
+
+def weight_with(gradient):
+    weight = torch.nn.Parameter(torch.zeros_like(gradient))
+    weight.grad = gradient.clone()
+    return weight
+
+
+def test_the_largest_of_all_slots_stay_and_the_pattern_holds_until_it_is_new():
+    first, second = torch.tensor([[1.0, -5.0, 3.0, 0.5, -4.0]]), torch.tensor([[9.0, 1.0, 1.0, 9.0, 1.0]])
+    weight = weight_with(first)
+    mask = GradientMask({"w": weight}, keep=0.4, refresh_every=3)
+    mask.apply_(0, {})
+    assert weight.grad.tolist() == [[0, -5, 0, 0, -4]] and mask.densities == {"w": 0.4}
+    for step, kept in ((1, [[0, 1, 0, 0, 1]]), (2, [[0, 1, 0, 0, 1]]), (3, [[9, 0, 0, 9, 0]])):
+        weight.grad = second.clone()
+        mask.apply_(step, {})
+        assert weight.grad.tolist() == kept
+
+
+def test_only_active_slots_are_chosen_and_no_more_than_there_are():
+    weight = weight_with(torch.tensor([8.0, 7.0, 1.0, 2.0]))
+    active = {"w": torch.tensor([False, True, False, True])}
+    GradientMask({"w": weight}, keep=0.25, refresh_every=1).apply_(0, active)
+    assert weight.grad.tolist() == [0, 7, 0, 0]
+    weight.grad = torch.tensor([8.0, 7.0, 1.0, 2.0])
+    mask = GradientMask({"w": weight}, keep=0.9, refresh_every=1)
+    mask.apply_(0, active)
+    assert weight.grad.tolist() == [0, 7, 0, 2] and mask.densities == {"w": 0.5}
+
+
+def test_operations_are_those_that_torch_runs():
+    weight = weight_with(torch.randn(7, 9))
+    mask = GradientMask({"w": weight}, keep=0.3, refresh_every=2)
+    for step in (0, 1):
+        assert numbers_in(lambda: mask.apply_(step, {}), ("abs", "kthvalue", "mul")) == mask.operations(step)  # noqa: B023
+    assert (mask.operations(0), mask.operations(1)) == (189, 63)

@@ -1,0 +1,63 @@
+"""Dynamic gradient masking (DGM), the third part of SparCL (Wang et al., NeurIPS 2022, arXiv 2209.09476).
+
+On every `refresh_every`-th step the largest |gradients| of each layer among its active slots are found, as many as `keep` of ALL slots of the layer;
+the others are set to 0, and the pattern is kept. On the steps between, gradients outside the pattern are set to 0 without looking at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from tsn_toolkit.masks.top import keep_count, top_mask
+
+
+class GradientMask:
+    """Which gradients of some weights are used.
+
+    Attributes:
+        patterns: name -> bool, shape of the weight; empty before the first step.
+        densities: name -> fraction of the gradients that is used.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], *, keep: float, refresh_every: int):
+        """Nothing is looked at yet.
+
+        Args:
+            weights: name -> parameter with a gradient at every step.
+            keep: fraction of all slots of a layer whose gradient is used, in (0, 1].
+            refresh_every: steps between new patterns.
+        """
+        self._weights, self._keep, self._refresh_every = dict(weights), keep, refresh_every
+        self.patterns: dict[str, torch.Tensor] = {}
+        self.densities: dict[str, float] = {}
+
+    def apply_(self, step: int, active: Mapping[str, torch.Tensor]) -> None:
+        """Sets unused gradients to 0, in place.
+
+        Args:
+            step: 0-based.
+            active: name -> bool, shape of the weight; layers left out are dense.
+        """
+        for name, weight in self._weights.items():
+            if weight.grad is None:
+                continue
+            if self.refreshes(step) or name not in self.patterns:
+                self.patterns[name] = self._pattern(weight.grad, active.get(name))
+                self.densities[name] = int(self.patterns[name].sum()) / weight.numel()
+            weight.grad.mul_(self.patterns[name])
+
+    def refreshes(self, step: int) -> bool:
+        """Whether a step finds new patterns."""
+        return step % self._refresh_every == 0
+
+    def operations(self, step: int) -> int:
+        """Operations of `apply_`, per weight: the pattern applied; where it is new, an absolute value and a selection."""
+        return (3 if self.refreshes(step) else 1) * sum(weight.numel() for weight in self._weights.values())
+
+    def _pattern(self, gradient: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
+        size = gradient.abs()
+        able = size.numel() if active is None else int(active.sum())
+        ranked = size if active is None else torch.where(active, size, -torch.inf)
+        return top_mask(ranked, min(keep_count(self._keep, size.numel()), able))

@@ -1,0 +1,95 @@
+"""Layers of which a task uses a part: what `wsn`, `packnet` and `supsup` share.
+
+Every layer but the head gets one wrapper with the rule `select` (`parts/subnet_weight.py`): a used slot computes with the inherited integer where
+there is one, else with the task's own weight. All units stay; the plan's densities count, its units, encodings and bit widths do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import ShrunkModel
+from tsn_toolkit.errors import RecipeError
+from tsn_toolkit.graph.shrink import shrink
+from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
+from tsn_toolkit.parts.slots import gather_frozen
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.loop import Phase, fit
+
+
+def require_free_slots(context: TaskContext, strategy: str) -> None:
+    """Refuses a trunk that owns every slot.
+
+    Raises:
+        RecipeError: the trunk holds trained weights.
+    """
+    if context.trained_trunk:
+        raise RecipeError(
+            f"strategy `{strategy}` gives tasks the slots that nobody owns, but a trained trunk owns all. Set `trunk.kind: seed`, or name `tsn`."
+        )
+
+
+def select_layers(model: nn.Module, context: TaskContext, *, bit_width: int) -> ShrunkModel:
+    """A copy of the model with every layer of the plan wrapped, on the task's device.
+
+    Args:
+        model: full module where learning starts.
+        context: the task; what it inherits is what used slots may compute with.
+        bit_width: bits per own code.
+    """
+    small = shrink(model.cpu().eval(), context.graph, {})
+    for plan in context.plan.layers:
+        q, present, scale = gather_frozen(context.inherited[plan.name], small.slots[f"{plan.name}.weight"])
+        wrapper = SubnetWeight(
+            q, present, scale, rule="select", density=plan.density, bit_width=bit_width, max_code=context.plan.max_code, granularity=plan.granularity
+        )
+        attach_(small.model.get_submodule(plan.name), wrapper)
+    small.model.to(context.settings.device)
+    return small
+
+
+def fit_selected_(
+    model: nn.Module,
+    context: TaskContext,
+    phase: Phase,
+    generator: torch.Generator,
+    *,
+    score_rate: float = 1.0,
+    min_gain: float,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Trains what wants gradients, scores without weight decay, in place; gains of foldable norms stay positive.
+
+    Args:
+        model: with wrapped layers.
+        context: the task.
+        phase: how long and how fast.
+        generator: of the shuffle and the augmentation.
+        score_rate: learning rate of scores relative to weights.
+        min_gain: smallest gain of a foldable norm.
+        after_step: called with the step's number, 0-based.
+    """
+    scores = [wrapper.score for _, wrapper, _ in wrapped(model)]
+    chosen = {id(score) for score in scores}
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]}]
+    if any(wrapper.learn_scores for _, wrapper, _ in wrapped(model)):
+        groups.append({"params": scores, "rate": score_rate, "weight_decay": 0.0})
+    gains = [gain for name in foldable_norms(context.graph) if (gain := model.get_submodule(name).weight) is not None]
+
+    def after(step: int) -> None:
+        clamp_gains_(gains, min_gain)
+        if after_step is not None:
+            after_step(step)
+
+    fit(model, context.data, phase, context.settings, parameters=groups, generator=generator, after_step=after, progress=context.progress)
+
+
+def fix_codes_(model: nn.Module, context: TaskContext) -> None:
+    """Fixes scales and codebooks of all wrapped layers after training, in place."""
+    for _, wrapper, latent in wrapped(model):
+        wrapper.fix_scale_(latent, context.precision.vectors)
+        wrapper.fit_codebook_(latent)
