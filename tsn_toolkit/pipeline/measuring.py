@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def measure_task(
     }
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
-        done = _deliver_anew(extracted, answers, target, folder.package(data.name, target.name), data, dense, recipe)
+        place = folder.package(data.name, target.name)
+        done = _deliver_anew(extracted, answers, target, place, data, dense, recipe, store.recipe(data.name))
         record["accuracy"]["exported"][target.name] = done.parity["accuracy"]
         record["bytes"]["exported"][target.name] = done.model_bytes
         record["latency_ms"][target.name] = done.latency_ms
@@ -65,7 +67,14 @@ def measure_task(
 
 
 def _deliver_anew(
-    extracted: ExtractedModel, answers: Answer, target: Target, place: Path, data: TaskData, dense: nn.Module, recipe: Recipe
+    extracted: ExtractedModel,
+    answers: Answer,
+    target: Target,
+    place: Path,
+    data: TaskData,
+    dense: nn.Module,
+    recipe: Recipe,
+    stored_recipe: Mapping[str, Any],
 ) -> Delivery:
     """A package of this run; one that a killed run left before its record was written is made again."""
     if place.exists():
@@ -82,5 +91,5 @@ def _deliver_anew(
         bench=bench,
         dense_is_trained=trained,
         unit_masks=weights.unit_masks,
-        recipe=store.recipe(data.name),
+        recipe=stored_recipe,
     )
