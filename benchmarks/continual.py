@@ -92,8 +92,9 @@ def run_missing(benchmark: str, seeds: str, jobs: int, only: str, threads: int, 
 @BENCHMARK
 @RESULTS_OPTION
 def table(benchmark: str, results: Path) -> None:
-    """Writes the table and the plot of all results so far."""
-    lines = newest_lines(read_lines(_lines_file(results, benchmark)))
+    """Writes the table and the plot of all results with the settings of today; a line of other settings compares with nothing."""
+    today = {settings_of(benchmark, variant) for variant in variants_of(benchmark)}
+    lines = newest_lines(line for line in read_lines(_lines_file(results, benchmark)) if line["settings_sha256"] in today)
     if not lines:
         raise click.ClickException(f"{_lines_file(results, benchmark)} holds no result. Run `python benchmarks/continual.py all {benchmark}` first.")
     write_text(results / f"{benchmark}.md", render_table(benchmark, lines))
