@@ -171,8 +171,7 @@ class SubnetWeight(nn.Module):
         rows = (latent.detach() * self.mask).flatten(1).abs().amax(1)
         rows = torch.where(rows > 0, rows, latent.detach().flatten(1).abs().amax(1)).clamp_min(1e-8)
         fresh = rows * (SCALE_HEADROOM / self.max_code)
-        read = self.present & (~self.mask if self.rule == "replace" else self.mask)
-        scale = torch.where((self.scale > 0) & read.flatten(1).any(1), self.scale, fresh)
+        scale = torch.where((self.scale > 0) & self.inherited_slots().flatten(1).any(1), self.scale, fresh)
         self.scale.copy_(torch.from_numpy(round_vector(scale.cpu().numpy(), precision)))
 
     def fit_codebook_(self, latent: torch.Tensor) -> None:
@@ -211,6 +210,10 @@ class SubnetWeight(nn.Module):
     def own_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: slots whose value is the task's own code."""
         return self.mask if self.rule == "replace" else self.mask & ~self.present
+
+    def inherited_slots(self) -> torch.Tensor:
+        """Bool, shape of the weight: slots whose value is, or begins with, an inherited integer."""
+        return self.present & (~self.mask if self.rule == "replace" else self.mask)
 
     def idle_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: inherited slots that the parent does not use."""
