@@ -55,6 +55,11 @@ class Pair:
     norm: str = ""
     refusal: str = ""
 
+    @property
+    def name(self) -> str:
+        """Of the record."""
+        return f"{self.first} -> {self.second}" if self.second else self.first
+
 
 def layer_pairs(graph: ModelGraph) -> tuple[Pair, ...]:
     """What follows each layer but the head, in execution order: a pair, or why there is none."""
@@ -110,20 +115,20 @@ def equalize_(
         precision: of scales.
 
     Returns:
-        One entry per pair, under B's name, and one per layer A without a pair, under its own.
+        One entry per pair, named `A -> B`, whose codes and error are B's, and one per layer A without a pair.
     """
     layers = {name: (wrapper, latent) for name, wrapper, latent in wrapped(model)}
     changes = []
     for pair in layer_pairs(graph):
         refusal = pair.refusal or _refusal(model, pair, layers)
         if refusal:
-            changes.append(LayerChange(pair.second or pair.first, reason=refusal))
+            changes.append(LayerChange(pair.name, reason=refusal))
             continue
         wrapper, latent = layers[pair.second]
         factors = _factors(model, pair, wrapper, latent, max_code)
         if bool((factors == 1).all()):
             reason = f"no channel from `{pair.first}` may or need change: inherited weights read it, or its ranges are within a factor of two"
-            changes.append(LayerChange(pair.second, reason=reason))
+            changes.append(LayerChange(pair.name, reason=reason))
             continue
         changes.append(_apply_(model, pair, layers, factors, batches, precision))
     return tuple(changes)
@@ -133,9 +138,9 @@ def _refusal(model: nn.Module, pair: Pair, layers: dict[str, tuple[SubnetWeight,
     """Why the store does not allow a pair that the graph allows."""
     first, second = model.get_submodule(pair.first), model.get_submodule(pair.second)
     if pair.second not in layers or layers[pair.second][0].codebook.numel() == 0:
-        return f"reads `{pair.first}` with weights of which none is a code of the task's own"
+        return f"`{pair.second}` has no code of the task's own to change"
     if getattr(second, "groups", 1) != 1 or not isinstance(first, CODED_TYPES) or first.weight.shape[0] != second.weight.shape[1]:
-        return f"its input channels are not one by one those of `{pair.first}`"
+        return "the input channels of the second are not one by one the output channels of the first"
     if not pair.norm and pair.first not in layers:
         return f"`{pair.first}` is the parent's with its scales and has no norm"
     if pair.norm and model.get_submodule(pair.norm).weight is None:
@@ -183,7 +188,7 @@ def _apply_(
     wrapper.fix_scale_(latent, precision)
     wrapper.fit_codebook_(latent)
     changed = int((_codes(wrapper, latent) != codes)[own].sum())
-    return LayerChange(pair.second, changed, int(own.sum()), before, _coding_error(model, pair.second, wrapper, latent, batches))
+    return LayerChange(pair.name, changed, int(own.sum()), before, _coding_error(model, pair.second, wrapper, latent, batches))
 
 
 def _divide_outputs_(module: nn.Module, wrapper: SubnetWeight, latent: torch.Tensor, factors: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ class LayerChange:
     """One step at one layer.
 
     Attributes:
-        layer: module path.
+        layer: module path, or the two paths of a pair.
         changed: numbers that are others than before.
         total: numbers that could have changed.
         error_before, error_after: |output - float output| / |float output| over the calibration inputs; None where not measured.

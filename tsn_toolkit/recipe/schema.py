@@ -219,7 +219,7 @@ class PostTrainingSection(Section):
     """Cross-layer equalization, where graph and store allow it."""
     rounding: Literal["nearest", "learned", "gptq"] = "nearest"
     """How own codes are chosen: the nearest entry; `learned` (AdaRound) or `gptq`: so that the layer's output changes least."""
-    rounding_steps: Count = 1000
+    rounding_steps: Count = 300
     """Optimizer steps of `rounding: learned`, per layer."""
     damping: Annotated[float, Field(gt=0.0)] = 0.01
     """Of `rounding: gptq`, relative to the mean squared input of a layer."""

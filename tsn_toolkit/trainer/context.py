@@ -57,7 +57,7 @@ class PostTraining:
     samples: int = 256
     equalize: bool = False
     rounding: Literal["nearest", "learned", "gptq"] = "nearest"
-    rounding_steps: int = 1000
+    rounding_steps: int = 300
     damping: float = 0.01
     correct_biases: bool = False
     ranges: RangeRule = "percentile"
