@@ -19,11 +19,13 @@ from typing import Any
 import click
 import torch
 from harness.provenance import cpu_seconds, processor
+from torch import nn
+from torch.nn.utils import parametrize
 
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import write_json
-from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.parts.rounding import float_copy
 from tsn_toolkit.pipeline.founding import found_store, strategy_config
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.learning import task_context
@@ -90,10 +92,9 @@ def measure(recipe_name: str, bits: int, limit: int | None, place: Path) -> list
 
 
 def _row(name: str, steps: PostTraining, learned: _Learned, store: Store, factory: Any, bits: int, place: Path) -> dict[str, Any]:
-    small, whole, masks, context = copy.deepcopy(learned.arguments[:3]) + (learned.arguments[3],)
-    in_float = copy.deepcopy(small.model).cpu()
-    for _, wrapper, _ in wrapped(in_float):
-        wrapper.codebook = wrapper.codebook.new_empty(0)
+    small, whole, masks = copy.deepcopy(learned.arguments[:3])
+    _separate_(small.model)
+    context, in_float = learned.arguments[3], float_copy(small.model.cpu())
     kept: list[dict[str, Any]] = []
     context = replace(context, post_training=steps, keep=lambda _, records: kept.extend(records))
     before = cpu_seconds()
@@ -114,6 +115,14 @@ def _row(name: str, steps: PostTraining, learned: _Learned, store: Store, factor
         "loss": result.validation["loss"], "accuracy_float": accuracy[0], "accuracy_store": accuracy[1], "accuracy_integer": accuracy[2],
         "bytes": committed.entry(result.name).size_bytes, "processor_s": seconds, "settings": asdict(steps),
     }  # fmt: skip
+
+
+def _separate_(model: nn.Module) -> None:
+    """Gives wrapped modules classes of their own, in place: a deep copy shares them, and unwrapping it would break what it was copied from."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            kind = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
 
 
 def _words(record: Mapping[str, Any]) -> str:

@@ -5,12 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from coded_net import INPUTS, integers, network, output_error, wrap_
+from coded_net import INPUTS, in_float, integers, network, output_error, wrap_
 
 from tsn_toolkit.numerics.gptq import gptq_round
 from tsn_toolkit.parts.learned_rounding import learned_round
-from tsn_toolkit.parts.rounding import float_weight, round_codes_
-from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.parts.rounding import float_copy, float_weight, round_codes_
+from tsn_toolkit.parts.subnet_weight import detach_, wrapped
 
 RULES = {"gptq": partial(gptq_round, damping=0.01), "learned": partial(learned_round, steps=40)}
 OWN = {"0": 0.7, "3": 0.6, "7": 1.0}
@@ -62,3 +62,15 @@ def test_a_grouped_layer_is_rounded_by_the_inputs_of_each_group():
     after = output_error(model, "0", wanted, mixed)
     assert change.error_before == pytest.approx(before, rel=1e-4) and change.error_after == pytest.approx(after, rel=1e-4)
     assert after < before
+
+
+def test_a_float_copy_stands_by_itself():
+    model = wrap_(network(), OWN)
+    x = torch.cat(INPUTS)
+    expected, state = in_float(model, x), {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    clone = float_copy(model)
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in state.items())
+    detach_(model)  # takes a property from the wrapped class, which a mere deep copy would share
+    with torch.no_grad():
+        assert torch.equal(clone(x), expected)
+        assert type(clone[0]) is torch.nn.Conv2d and not torch.equal(model(x), expected)

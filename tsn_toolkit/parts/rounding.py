@@ -18,7 +18,7 @@ from torch import nn
 from tsn_toolkit.parts.layer_inputs import input_gram, layers_in_order, relative_error
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.step_record import LayerChange
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, plain_copy, wrapped
 
 Rule = Callable[[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.int8]], NDArray[np.float64]]
 """(values in units of q (rows, columns), own slots, gram, codebook) -> values with entries at own slots."""
@@ -31,6 +31,17 @@ def float_weight(wrapper: SubnetWeight, latent: torch.Tensor) -> torch.Tensor:
     weight: torch.Tensor = wrapper(latent).detach()
     wrapper.codebook = codebook
     return weight
+
+
+def float_copy(model: nn.Module) -> nn.Module:
+    """The network with own weights in float and all others as stored, as a plain copy."""
+    codebooks = [(wrapper, wrapper.codebook) for _, wrapper, _ in wrapped(model)]
+    for wrapper, codebook in codebooks:
+        wrapper.codebook = codebook.new_empty(0)
+    clone = plain_copy(model)
+    for wrapper, codebook in codebooks:
+        wrapper.codebook = codebook
+    return clone
 
 
 def round_codes_(model: nn.Module, batches: Sequence[torch.Tensor], rule: Rule) -> tuple[LayerChange, ...]:

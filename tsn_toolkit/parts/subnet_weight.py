@@ -23,6 +23,7 @@ Deviation from WSN: the mask is refreshed when a strategy says so (every few ste
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -298,6 +299,21 @@ def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]
             chain = module.parametrizations["weight"]
             if isinstance(chain[0], SubnetWeight):
                 yield name, chain[0], chain.original
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy without wrappers that holds the weights the layers compute with; the model stays wrapped.
+
+    Detaching a deep copy would not do: it takes the property `weight` from a class that torch gives to module and copy alike.
+    """
+    clone = copy.deepcopy(model)
+    for module in list(clone.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            weight = module.weight.detach().clone()
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            module.weight = nn.Parameter(weight)
+    return clone
 
 
 def detach_(model: nn.Module) -> None:

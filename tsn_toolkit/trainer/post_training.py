@@ -15,7 +15,6 @@ otherwise every tensor is put back. A step that changed nothing says why. The te
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,9 +31,9 @@ from tsn_toolkit.parts.bias_correction import correct_biases_
 from tsn_toolkit.parts.equalization import equalize_
 from tsn_toolkit.parts.finish import SmallIntegers, freeze_vectors_
 from tsn_toolkit.parts.learned_rounding import learned_round
-from tsn_toolkit.parts.rounding import Rule, round_codes_
+from tsn_toolkit.parts.rounding import Rule, float_copy, round_codes_
 from tsn_toolkit.parts.step_record import LayerChange, StepRecord
-from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.parts.subnet_weight import plain_copy
 from tsn_toolkit.quantizers.activations import build_integer_model
 from tsn_toolkit.quantizers.ranges import DEFAULT_PERCENTILE, calibrate_ranges
 from tsn_toolkit.trainer.codes_phase import validation_losses
@@ -75,7 +74,7 @@ class PostTrainer:
             equalize = partial(equalize_, model, self._context.graph, self._batches(), max_code=plan.max_code, precision=precision)
             self._take(model, "equalization", "codes", equalize)
         if settings.correct_biases:
-            self._reference = _in_float(model)
+            self._reference = float_copy(model)
         if settings.rounding != "nearest":
             self._take(model, f"rounding ({settings.rounding})", "codes", lambda: round_codes_(model, self._batches(), _rule(settings)))
 
@@ -140,7 +139,7 @@ class PostTrainer:
 
     def _losses(self, model: nn.Module) -> NDArray[np.float64]:
         """Of all validation examples, with norms and vectors as they will be stored."""
-        finished = copy.deepcopy(model)
+        finished = plain_copy(model)
         reestimate_norms_(finished, self._norm_inputs)
         freeze_vectors_(finished, self._context.graph.head, self._context.precision.vectors)
         return validation_losses(finished, self._context)
@@ -160,14 +159,6 @@ def _rule(settings: PostTraining) -> Rule:
     if settings.rounding == "gptq":
         return partial(gptq_round, damping=settings.damping)
     return partial(learned_round, steps=settings.rounding_steps)
-
-
-def _in_float(model: nn.Module) -> nn.Module:
-    """A copy whose own weights are not rounded."""
-    clone = copy.deepcopy(model)
-    for _, wrapper, _ in wrapped(clone):
-        wrapper.codebook = wrapper.codebook.new_empty(0)
-    return clone
 
 
 def _copied(model: nn.Module) -> Mapping[str, torch.Tensor]:
