@@ -36,7 +36,8 @@ class AbsoluteHistogram:
     @property
     def centres(self) -> NDArray[np.float64]:
         """Middle of each bin, float64 (bins,)."""
-        return (np.arange(len(self.counts)) + 0.5) * (self.largest / len(self.counts))
+        middles: NDArray[np.float64] = (np.arange(len(self.counts), dtype=np.float64) + 0.5) * (self.largest / len(self.counts))
+        return middles
 
 
 def count_absolute(values: ArrayLike, largest: float, levels: float) -> AbsoluteHistogram:
@@ -65,8 +66,8 @@ def least_error_step(histograms: Sequence[AbsoluteHistogram]) -> float:
     if not histograms or not any(histogram.counts.any() for histogram in histograms):
         raise NumericsError("a step needs at least one histogram that holds a value")
     widest = max(histogram.largest / histogram.levels for histogram in histograms)
-    steps = widest * np.arange(CANDIDATES, 0, -1) / CANDIDATES
-    errors = sum(squared_errors(histogram, steps) for histogram in histograms)
+    steps: NDArray[np.float64] = widest * np.arange(CANDIDATES, 0, -1, dtype=np.float64) / CANDIDATES
+    errors = np.sum([squared_errors(histogram, steps) for histogram in histograms], axis=0)
     return float(steps[int(np.argmin(errors))])
 
 
