@@ -58,6 +58,10 @@ class RunFolder:
         """What was measured of one task, so that a resumed run need not measure again."""
         return self.path / "records" / f"{task}.json"
 
+    def kept(self, task: str, name: str) -> Path:
+        """What one stage found out while the task was learned; the task's record takes it in."""
+        return self.path / "records" / f"{task}.{name}.json"
+
     def log(self, line: str) -> None:
         """Adds a line to `log.txt`."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as handle:

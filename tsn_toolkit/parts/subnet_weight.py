@@ -23,6 +23,7 @@ Deviation from WSN: the mask is refreshed when a strategy says so (every few ste
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -171,8 +172,7 @@ class SubnetWeight(nn.Module):
         rows = (latent.detach() * self.mask).flatten(1).abs().amax(1)
         rows = torch.where(rows > 0, rows, latent.detach().flatten(1).abs().amax(1)).clamp_min(1e-8)
         fresh = rows * (SCALE_HEADROOM / self.max_code)
-        read = self.present & (~self.mask if self.rule == "replace" else self.mask)
-        scale = torch.where((self.scale > 0) & read.flatten(1).any(1), self.scale, fresh)
+        scale = torch.where((self.scale > 0) & self.inherited_slots().flatten(1).any(1), self.scale, fresh)
         self.scale.copy_(torch.from_numpy(round_vector(scale.cpu().numpy(), precision)))
 
     def fit_codebook_(self, latent: torch.Tensor) -> None:
@@ -211,6 +211,10 @@ class SubnetWeight(nn.Module):
     def own_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: slots whose value is the task's own code."""
         return self.mask if self.rule == "replace" else self.mask & ~self.present
+
+    def inherited_slots(self) -> torch.Tensor:
+        """Bool, shape of the weight: slots whose value is, or begins with, an inherited integer."""
+        return self.present & (~self.mask if self.rule == "replace" else self.mask)
 
     def idle_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: inherited slots that the parent does not use."""
@@ -295,6 +299,21 @@ def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]
             chain = module.parametrizations["weight"]
             if isinstance(chain[0], SubnetWeight):
                 yield name, chain[0], chain.original
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy without wrappers that holds the weights the layers compute with; the model stays wrapped.
+
+    Detaching a deep copy would not do: it takes the property `weight` from a class that torch gives to module and copy alike.
+    """
+    clone = copy.deepcopy(model)
+    for module in list(clone.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            weight = module.weight.detach().clone()
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            module.weight = nn.Parameter(weight)
+    return clone
 
 
 def detach_(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from tsn_toolkit.pipeline.planning import plan_of_recipe
 from tsn_toolkit.plan.file import plan_to_dict, save_plan
 from tsn_toolkit.recipe.environment import expand, portable
 from tsn_toolkit.recipe.loading import resolve_recipe
-from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
@@ -100,6 +100,8 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
     record = resolve_recipe(recipe)
     for key in ("description", "targets", "bench", "reference"):
         record.pop(key)
+    if recipe.post_training == PostTrainingSection():
+        record.pop("post_training")  # nothing is done then; a store says no more than it must
     record["name"] = "stored"
     record["data"]["path"] = portable(record["data"]["path"], DATA_PATH_VARIABLE)
     record["model"]["checkpoint"] = portable(record["model"]["checkpoint"], "TSN_CHECKPOINT_PATH")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from tsn_toolkit import registry
@@ -14,7 +16,7 @@ from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.trainer.context import Precision, TaskContext
+from tsn_toolkit.trainer.context import PostTraining, Precision, TaskContext
 from tsn_toolkit.trainer.device import pick_device, pick_dtype
 from tsn_toolkit.trainer.loop import TrainingSettings
 from tsn_toolkit.vocabulary import TRUNK
@@ -75,10 +77,12 @@ def task_context(
             vectors=recipe.plan.vectors,
             head_bits=recipe.plan.head_bits,
         ),
+        post_training=PostTraining(**recipe.post_training.model_dump()),
         progress=hooks.progress,
         note=hooks.say,
         revision=revision,
         earlier=lambda: tuple(load_task(recipe, earlier) for earlier in range(index)),
+        keep=None if hooks.keep is None else partial(hooks.keep, data.name),
     )
 
 

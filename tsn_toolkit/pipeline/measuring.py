@@ -13,7 +13,7 @@ from tsn_toolkit.contracts import ExtractedModel, TaskData
 from tsn_toolkit.data.splits import task_names
 from tsn_toolkit.delivery import BenchSettings, Delivery, deliver
 from tsn_toolkit.extract import extract
-from tsn_toolkit.files import write_json
+from tsn_toolkit.files import read_json, write_json
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.references import dense_reference
 from tsn_toolkit.recipe.schema import Recipe
@@ -49,6 +49,8 @@ def measure_task(
         "parity": {},
         "warnings": [],
     }
+    if (steps := folder.kept(data.name, "post_training")).is_file():
+        record["post_training"] = read_json(steps)
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place = folder.package(data.name, target.name)

@@ -1,4 +1,4 @@
-"""Static 8-bit activations around the store's integer weights: calibrate once, rebuild for ever without data.
+"""Static 8-bit activations around the store's integer weights, rebuilt from ranges that were calibrated once (`quantizers/ranges.py`), without data.
 
 Weights are never re-quantized by statistics. Folding a norm with gain g multiplies output channel c by g[c], so the channel keeps its integers q with
 scale |scale[c] * g[c]|, and q is negated where scale[c] * g[c] < 0. A channel's q changes only where the folded scale is so small that the folded
@@ -9,7 +9,7 @@ Activations: signed int8 in [-128, 127], or uint8 where the value cannot be nega
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from torch import nn
 
 from tsn_toolkit.contracts import ActivationRange
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.quantizers.brevitas_graph import SUPPORTED_LAYERS, QuantizedGraph, activation_proxies, float_mode, quantize_graph
-
-Codes = Mapping[str, NDArray[np.int8]]
-Scales = Mapping[str, NDArray[np.float32]]
+from tsn_toolkit.quantizers.brevitas_graph import QuantizedGraph, activation_proxies, quantize_graph
+from tsn_toolkit.quantizers.coded_layers import Codes, Scales, check_layers, column
+from tsn_toolkit.quantizers.ranges import calibrate_ranges, levels_of, scaling_of
 
 _MAX_BIAS_CODE = 2**30
-_SMALLEST_THRESHOLD = 1e-6
 
 
 class IntegerModel(nn.Module):
@@ -55,51 +53,6 @@ class IntegerModel(nn.Module):
         return self.module(x)
 
 
-def calibrate_ranges(
-    model: nn.Module, q: Codes, scale: Scales, batches: Iterable[torch.Tensor], *, percentile: float = 0.99999
-) -> dict[str, ActivationRange]:
-    """Find the range of every activation quantizer of `model` from data.
-
-    Args:
-        model: plain float module in eval mode; not changed.
-        q: layer -> int8 codes, shape of the weight.
-        scale: layer -> float32 (out_channels,).
-        batches: float32 inputs (batch, ...), at least one.
-        percentile: fraction in (0, 1] of the absolute values of one batch that the range must hold; 1.0 is min-max. The largest over batches counts.
-
-    Returns:
-        Quantizer name -> range, in graph order. Names depend on the model alone; quantizers that share a scale get the same scale.
-
-    Raises:
-        ExportError: no batch, a batch that is not finite, or a model that cannot be quantized.
-    """
-    if not 0.0 < percentile <= 1.0:
-        raise ExportError(f"`percentile` must be in (0, 1], got {percentile}. Use 1.0 for min-max ranges.")
-    batches = list(batches)
-    if not batches:
-        raise ExportError("Calibration needs at least one batch of inputs, got none. Give training examples of the task.")
-    for index, batch in enumerate(batches):
-        if not torch.isfinite(batch).all():
-            raise ExportError(f"Calibration batch {index} holds values that are not finite. Check the data and its normalisation.")
-    _check_layers(model, q, scale)
-    graph = quantize_graph(model, batches[0])
-    largest = _observe(graph.module, batches, percentile)
-    proxies = activation_proxies(graph.module)
-    unseen = [name for name in proxies if name not in largest]
-    if unseen:
-        raise ExportError(f"Activation quantizers {unseen} saw no data during calibration. Each must run in the model's forward.")
-    steps: dict[int, float] = {}  # quantizers whose values are added share one scaling: the one that needs the widest steps decides
-    for name, proxy in proxies.items():
-        levels = _levels(proxy) if _fixed_threshold(proxy) is not None else 127.0 if proxy.is_signed else 255.0
-        key = id(_scaling(proxy))
-        steps[key] = max(steps.get(key, 0.0), max(largest[name], _SMALLEST_THRESHOLD) / levels)
-    ranges = {}
-    for name, proxy in proxies.items():
-        step = steps[id(_scaling(proxy))]
-        ranges[name] = ActivationRange(scale=float(np.float32(step)), zero_point=0, signed=bool(proxy.is_signed))
-    return ranges
-
-
 def build_integer_model(
     model: nn.Module, q: Codes, scale: Scales, example: torch.Tensor, *, ranges: Mapping[str, ActivationRange] | None = None
 ) -> IntegerModel:
@@ -115,7 +68,7 @@ def build_integer_model(
     Raises:
         ExportError: weights are not scale * q, a layer kind has no integer form, or `ranges` names other quantizers than the model has.
     """
-    _check_layers(model, q, scale)
+    check_layers(model, q, scale)
     if ranges is None:
         ranges = calibrate_ranges(model, q, scale, [example])
     result = IntegerModel(quantize_graph(model, example))
@@ -135,81 +88,6 @@ def _output_step(result: IntegerModel) -> float | None:
     return None if proxy is None else float(proxy.scale().detach())
 
 
-def _check_layers(model: nn.Module, q: Codes, scale: Scales) -> None:
-    modules = dict(model.named_modules())
-    weighted = {name for name, module in modules.items() if isinstance(getattr(module, "weight", None), torch.Tensor) and module.weight.dim() > 1}
-    missing, unknown = sorted(weighted - set(q)), sorted(set(q) - weighted)
-    if missing or unknown or set(q) != set(scale):
-        raise ExportError(
-            f"Codes and layers do not match: layers without codes {missing}, codes without a layer {unknown}, scales for {sorted(scale)}."
-        )
-    for name, codes in q.items():
-        layer = modules[name]
-        if not isinstance(layer, SUPPORTED_LAYERS):
-            raise ExportError(f"Layer `{name}` is a {type(layer).__name__}, which has no integer export. Supported: Conv1d, Conv2d, Linear.")
-        if codes.dtype != np.int8 or codes.shape != tuple(layer.weight.shape) or codes.size and codes.min() < -127:
-            shape = tuple(layer.weight.shape)
-            raise ExportError(f"Codes of layer `{name}` must be int8 in [-127, 127] of shape {shape}, got {codes.dtype} {codes.shape}.")
-        expected = _column(torch.from_numpy(np.array(scale[name], np.float32)), codes.ndim) * torch.from_numpy(codes.astype(np.float32))
-        if not torch.equal(expected, layer.weight.detach()):
-            error = float((expected - layer.weight.detach()).abs().max())
-            raise ExportError(
-                f"The weight of layer `{name}` is not scale * q: it differs by up to {error:.3g}. Fill the model from the store before export."
-            )
-
-
-def _column(vector: torch.Tensor, dims: int) -> torch.Tensor:
-    return vector.reshape(-1, *[1] * (dims - 1))
-
-
-def _observe(module: nn.Module, batches: list[torch.Tensor], percentile: float) -> dict[str, float]:
-    """Largest percentile of |activation| over the batches, per quantizer, with all quantizers passing floats through."""
-    largest: dict[str, float] = {}
-    proxies = activation_proxies(module)
-
-    def record(name: str, proxy: nn.Module):
-        fixed = _fixed_threshold(proxy)
-
-        def hook(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            if fixed is not None:
-                largest[name] = fixed
-                return output.clamp(-fixed, fixed)
-            values = output.detach().abs().flatten()
-            if not torch.isfinite(values).all():
-                raise ExportError(f"Activations at `{name}` are not finite during calibration. Check the inputs and the model.")
-            rank = max(1, int(np.ceil(percentile * values.numel())))
-            largest[name] = max(largest.get(name, 0.0), float(values.kthvalue(rank).values))
-            return output
-
-        return hook
-
-    with torch.no_grad(), float_mode(module):
-        handles = [proxy.register_forward_hook(record(name, proxy)) for name, proxy in proxies.items()]
-        try:
-            for batch in batches:
-                module(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return largest
-
-
-def _scaling(proxy: nn.Module) -> nn.Module:
-    return proxy.fused_activation_quant_proxy.tensor_quant.scaling_impl
-
-
-def _levels(proxy: nn.Module) -> float:
-    """Threshold / step in Brevitas' scaling: 255 for unsigned, 128 for signed activations and for those that share a scale with a signed one."""
-    quantizer = proxy.fused_activation_quant_proxy.tensor_quant
-    return float(quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()).detach())
-
-
-def _fixed_threshold(proxy: nn.Module) -> float | None:
-    """The range that the function itself sets (ReLU6, hard tanh), None where data must set it."""
-    scaling = _scaling(proxy)
-    return None if hasattr(scaling, "counter") else float(scaling.value.detach().abs().max())
-
-
 def _set_ranges_(module: nn.Module, ranges: Mapping[str, ActivationRange]) -> None:
     proxies = activation_proxies(module)
     missing, unknown = sorted(set(proxies) - set(ranges)), sorted(set(ranges) - set(proxies))
@@ -219,8 +97,8 @@ def _set_ranges_(module: nn.Module, ranges: Mapping[str, ActivationRange]) -> No
         wanted = ranges[name]
         if wanted.zero_point != 0 or wanted.signed != bool(proxy.is_signed) or not 0.0 < wanted.scale < float("inf"):
             raise ExportError(f"Range of `{name}` must have zero point 0, signed {bool(proxy.is_signed)} and a positive scale, got {wanted}.")
-        scaling = _scaling(proxy)
-        scaling.value.data.fill_(wanted.scale * _levels(proxy))
+        scaling = scaling_of(proxy)
+        scaling.value.data.fill_(wanted.scale * levels_of(proxy))
         if hasattr(scaling, "counter"):
             scaling.counter = scaling.collect_stats_steps + 1
     for name, proxy in proxies.items():
@@ -243,7 +121,7 @@ def _set_weight_(result: IntegerModel, name: str, codes: NDArray[np.int8], scale
     negative = signed < 0
     result.negated[name] = tuple(torch.nonzero(negative).flatten().tolist())
     result.requantized[name] = ()
-    result.codes[name] = np.where(_column(negative, codes.ndim).numpy(), -codes, codes).astype(np.int8)
+    result.codes[name] = np.where(column(negative, codes.ndim).numpy(), -codes, codes).astype(np.int8)
     _write_weight_(layer, result.codes[name], signed.abs())
     return signed.abs()
 
@@ -255,7 +133,7 @@ def _write_weight_(layer: nn.Module, codes: NDArray[np.int8], scale: torch.Tenso
     safe = torch.where(scale > 0, scale, torch.ones_like(scale)).to(torch.float32)
     scaling.value.data.copy_((safe * levels).reshape(scaling.value.shape))
     scaling.init_done = True  # or Brevitas would replace the value by statistics of the weight
-    layer.weight.data.copy_(_column(safe, codes.ndim) * torch.from_numpy(codes.astype(np.float32)))
+    layer.weight.data.copy_(column(safe, codes.ndim) * torch.from_numpy(codes.astype(np.float32)))
 
 
 def _fit_biases_(result: IntegerModel, folded: Mapping[str, torch.Tensor], q: Codes, example: torch.Tensor) -> None:
@@ -269,7 +147,7 @@ def _fit_biases_(result: IntegerModel, folded: Mapping[str, torch.Tensor], q: Co
         if not bool(small.any()):
             continue
         raised = torch.where(small, torch.where(needed > 0, needed, torch.ones_like(needed)), scale)
-        ratio = _column(scale / raised, q[name].ndim).numpy()
+        ratio = column(scale / raised, q[name].ndim).numpy()
         codes = np.rint(result.codes[name].astype(np.float64) * ratio).astype(np.int8)
         changed = np.flatnonzero((codes != result.codes[name]).reshape(len(codes), -1).any(axis=1))
         result.requantized[name] = tuple(int(channel) for channel in changed)

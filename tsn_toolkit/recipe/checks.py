@@ -9,7 +9,7 @@ from typing import Any
 from tsn_toolkit.errors import TsnError
 from tsn_toolkit.factory import parse_factory
 from tsn_toolkit.recipe.environment import unset_variables
-from tsn_toolkit.recipe.schema import BudgetSection, DataSection, ModelSection, PlanSection, TasksSection
+from tsn_toolkit.recipe.schema import BudgetSection, DataSection, ModelSection, PlanSection, PostTrainingSection, TasksSection
 from tsn_toolkit.recipe.yaml_document import KeyPath
 from tsn_toolkit.registry import data_folders, did_you_mean, names
 from tsn_toolkit.vocabulary import TRUNK
@@ -36,6 +36,8 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
         augment = sections["training"].augment
         if len(set(augment)) < len(augment):
             yield ("training", "augment"), f"an augmentation is named twice, got {list(augment)}. Name each once."
+    if "post_training" in sections:
+        yield from _check_post_training(sections["post_training"])
     if "model" in sections and sections["model"].checkpoint is None:
         yield from _check_checkpoint_users(sections)
     elif "plan" in sections and sections["plan"].budget is not None and "trunk" in sections and sections["trunk"].kind != "seed":
@@ -105,6 +107,15 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
         )
     if plan.budget is not None:
         yield from _check_budget(plan, plan.budget)
+
+
+def _check_post_training(section: PostTrainingSection) -> Iterator[Finding]:
+    """A setting of a rule that is not chosen would do nothing."""
+    default = PostTrainingSection()
+    for key, chooser, choice in (("percentile", "ranges", "percentile"), ("damping", "rounding", "gptq"), ("rounding_steps", "rounding", "learned")):
+        value, chosen = getattr(section, key), getattr(section, chooser)
+        if value != getattr(default, key) and chosen != choice:
+            yield ("post_training", key), f"is {value}, but only `{chooser}: {choice}` reads it and it is {chosen!r}. Change one or remove the key."
 
 
 BUDGET_LIMITS = ("size_bytes", "macs_kept", "latency_ms", "max_loss_increase", "max_accuracy_drop")

@@ -215,6 +215,27 @@ class TrainingSection(Section):
     """Of the cross-entropy."""
 
 
+class PostTrainingSection(Section):
+    """What is done to a learned task before it is committed, in the order of the keys. A step that raises the validation loss is undone."""
+
+    samples: Annotated[int, Field(ge=16)] = 256
+    """Training examples that the steps are fitted on."""
+    equalize: bool = False
+    """Cross-layer equalization, where graph and store allow it."""
+    rounding: Literal["nearest", "learned", "gptq"] = "nearest"
+    """How own codes are chosen: the nearest entry; `learned` (AdaRound) or `gptq`: so that the layer's output changes least."""
+    rounding_steps: Count = 300
+    """Optimizer steps of `rounding: learned`, per layer."""
+    damping: Annotated[float, Field(gt=0.0)] = 0.01
+    """Of `rounding: gptq`, relative to the mean squared input of a layer."""
+    correct_biases: bool = False
+    """Take back what coding did to the mean of every channel, through norms and biases."""
+    ranges: Literal["percentile", "min_max", "mse"] = "percentile"
+    """Rule of the activation ranges: a percentile, the largest value, or the least squared error."""
+    percentile: Fraction = 0.99999
+    """Fraction of the absolute values of a batch that a range holds, of `ranges: percentile`."""
+
+
 class ReferenceSection(Section):
     """The dense fp32 network that each task is compared with."""
 
@@ -267,6 +288,8 @@ class Recipe(Section):
     """The compression."""
     training: TrainingSection = Field(default_factory=TrainingSection)
     """The training."""
+    post_training: PostTrainingSection = Field(default_factory=PostTrainingSection)
+    """The steps between training and commit."""
     reference: ReferenceSection = Field(default_factory=ReferenceSection)
     """The dense network to compare with."""
     parent: Literal["trunk", "previous", "auto"] = "auto"

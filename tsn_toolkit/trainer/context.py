@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, ModelGraph, Revision, TaskData
 from tsn_toolkit.filling import Filling, fill_
 from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.quantizers.ranges import DEFAULT_PERCENTILE, RangeRule
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import Progress, TrainingSettings, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
@@ -38,6 +40,31 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class PostTraining:
+    """What is done to a learned task before it becomes integers for good; see `trainer/post_training.py`.
+
+    Attributes:
+        samples: training examples that steps are fitted on.
+        equalize: cross-layer equalization.
+        rounding: how own codes are chosen: the nearest, learned (AdaRound), or with error compensation (GPTQ).
+        rounding_steps: of the optimizer of learned rounding, per layer.
+        damping: of GPTQ, relative to the mean squared input.
+        correct_biases: empirical bias correction.
+        ranges: rule of the activation ranges.
+        percentile: of the rule of that name.
+    """
+
+    samples: int = 256
+    equalize: bool = False
+    rounding: Literal["nearest", "learned", "gptq"] = "nearest"
+    rounding_steps: int = 300
+    damping: float = 0.01
+    correct_biases: bool = False
+    ranges: RangeRule = "percentile"
+    percentile: float = DEFAULT_PERCENTILE
+
+
+@dataclass(frozen=True)
 class TaskContext:
     """One task to learn.
 
@@ -58,10 +85,12 @@ class TaskContext:
         settings: of the loop.
         trained_trunk: the trunk holds trained weights, so that a task has features to keep and norms that fit them.
         precision: how finely the task's numbers are stored.
+        post_training: what is done after learning.
         progress: called while training.
         note: called with one line on something that was decided.
         revision: of the parent, where the strategy's isolation is `none` and there is one: for which tasks it answers, and what its method kept.
         earlier: the data of all earlier tasks, loaded when called; only a method that is allowed to see them again calls it.
+        keep: called with a name and JSON values that belong into the task's record.
     """
 
     factory: Callable[[], nn.Module]
@@ -80,10 +109,12 @@ class TaskContext:
     settings: TrainingSettings
     trained_trunk: bool = False
     precision: Precision = Precision()
+    post_training: PostTraining = PostTraining()
     progress: Progress | None = None
     note: Callable[[str], None] | None = None
     revision: Revision | None = None
     earlier: Callable[[], Sequence[TaskData]] | None = None
+    keep: Callable[[str, Any], None] | None = None
 
     def generator(self) -> torch.Generator:
         """A fresh generator seeded for this task."""

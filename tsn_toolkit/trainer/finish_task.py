@@ -1,4 +1,4 @@
-"""The end of every store strategy: a learned small module becomes a TaskResult, rounded to what the store holds, ranges calibrated."""
+"""The end of every store strategy: after post-training steps a small module becomes a TaskResult of what the store holds, ranges calibrated."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import full_sizes, gather_frozen
 from tsn_toolkit.parts.subnet_weight import wrapped
-from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.loop import evaluate, to_device
 from tsn_toolkit.trainer.norms import reestimate_norms_
+from tsn_toolkit.trainer.post_training import PostTrainer
 
 
 def finish_task(
@@ -51,13 +51,17 @@ def finish_task(
             assert scale is not None, "a shared layer has an owner"
             shared[name] = (q.numpy().astype(np.int8), scale.numpy())
     vectors = context.precision.vectors
-    integers = to_integers_(model, context.graph, shared, head_bits=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
     inputs = calibration_inputs(context, calibration_batches)
+    steps = PostTrainer(context, inputs if reestimate else ())
+    steps.improve_codes_(model)
+    integers = to_integers_(model, context.graph, shared, head_bits=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
     if reestimate:
         reestimate_norms_(model, inputs)
+    steps.improve_vectors_(model)
     norms, biases = freeze_vectors_(model, context.graph.head, vectors)
     loss, accuracy = evaluate(model, context.data.validation, context.data, cpu)
-    ranges = calibrate_ranges(model, integers.q, integers.scale, inputs)
+    ranges = steps.choose_ranges(model, integers, inputs)
+    steps.finish()
     layers, norms, biases, head = scatter_all(integers, norms, biases, small.slots, full_sizes(full_model.state_dict()), context.graph.head)
     return TaskResult(
         name=context.data.name,
