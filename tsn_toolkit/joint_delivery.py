@@ -121,6 +121,7 @@ def _manifest(lowered: list[_Lowered], target: Target, record: dict[str, Any], p
         "target": target.model_dump(mode="json"),
         "model_file": gcc.MODEL_FILE,
         "arithmetic": "integer",
+        "not_run": gcc.cannot_run(),
         "quantization": "graph",
         "notes": [f"`{item.member.extracted.task}`: {note}" for item in lowered for note in item.reference.notes],
         "program": {**record, "tasks": tasks},

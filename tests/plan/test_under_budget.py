@@ -13,9 +13,10 @@ from torch.nn import functional
 from tsn_toolkit.contracts import GroupPlan
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph import mask_units_
+from tsn_toolkit.importance import magnitude
 from tsn_toolkit.numerics.entropy import ideal_bits
 from tsn_toolkit.plan import load_plan, macs_after, plan_under_budget, save_plan
-from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, mask_bits
+from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, mask_bits, masks_of
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.file import load_measured
 from tsn_toolkit.plan.sensitivity import constant_bytes, measure_sensitivity
@@ -134,7 +135,7 @@ def test_masks_lie_inside_the_kept_units(subject):
     model, graph, _ = subject
     name = graph.groups[0].name
     examiner = examiner_of(subject)
-    alive = examiner.unit_masks({name: 3})[name]
+    alive = masks_of(graph, magnitude.score(model, graph), {name: 3})[name]
     with examiner.applied(Candidate({"conv2": LayerOption(0.5, "element", 8)}, {name: 3})) as applied:
         weight = applied.conv2.weight.detach().clone()
     assert int((weight != 0).sum()) == round(0.5 * 16 * 3 * 9)

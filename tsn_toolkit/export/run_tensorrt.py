@@ -11,12 +11,13 @@ import sys
 import time
 
 import numpy as np
-import tensorrt
 import torch
 
 
 def build_engine(path, shape):
     """An engine for batches up to the first dimension of `shape`."""
+    import tensorrt  # only where a GPU is
+
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
