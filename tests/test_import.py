@@ -43,8 +43,9 @@ def probe(folder: Path, *modules: str) -> dict:
 
 
 def all_modules() -> list[str]:
-    """Dotted names of every module of the package but `run_<runtime>.py`, which are programs of their own processes."""
-    files = (path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in {f"run_{runtime}" for runtime in (*RUNTIMES, "torch")})
+    """Dotted names of every module of the package but `export/run_*.py` and `quantize_*.py`, which are programs of their own processes."""
+    programs = {*(PACKAGE / "export").glob("run_*.py"), *(PACKAGE / "export").glob("quantize_*.py")}
+    files = (path for path in sorted(PACKAGE.rglob("*.py")) if path not in programs)
     parts = (path.relative_to(PACKAGE.parent).with_suffix("").parts for path in files)
     return [".".join(part for part in names if part != "__init__") for names in parts]
 
