@@ -19,7 +19,8 @@ from harness.measured import measure_variant, settings_of
 from harness.plot import draw_plot
 from harness.results import append_line, missing_runs, newest_lines, read_lines
 from harness.table import render_table
-from harness.variants import BENCHMARKS, Variant, variants_of
+from harness.benchmarks import BENCHMARKS, variants_of
+from harness.variants import Variant
 
 from tsn_toolkit.errors import TsnError
 from tsn_toolkit.files import write_text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.results import Line
 from harness.statistics import front, spread
-from harness.variants import variants_of
+from harness.benchmarks import variants_of
 
 
 def draw_plot(benchmark: str, lines: Mapping[str, Sequence[Line]], path: Path) -> None:

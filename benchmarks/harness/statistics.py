@@ -33,10 +33,15 @@ def spread(values: Sequence[float]) -> Spread:
     >>> spread([1.0, 3.0])
     Spread(mean=2.0, deviation=1.4142135623730951)
     """
-    mean = math.fsum(values) / len(values)
+    middle = mean(values)
     if len(values) == 1:
-        return Spread(mean, None)
-    return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+        return Spread(middle, None)
+    return Spread(middle, math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1)))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean of at least one value."""
+    return math.fsum(values) / len(values)
 
 
 def paired_difference(lines: Sequence[Line], base: Sequence[Line], key: str) -> Spread | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.benchmarks import variants_of
 from harness.results import Line
 from harness.statistics import Spread, added_bytes, front, paired_difference, spread
-from harness.variants import DENSE_COLD, variants_of
+from harness.variants import DENSE_COLD
 
 Lines = Mapping[str, Sequence[Line]]
 """Variant -> its lines, one per seed."""
