@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.data.augment import augment
-from tsn_toolkit.data.splits import normalise
+from tsn_toolkit.data.normalisation import normalise
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done steps, all steps)."""
