@@ -10,14 +10,14 @@ import importlib
 import json
 import multiprocessing
 import os
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tsn_toolkit.errors import StoreError, TsnError
-from tsn_toolkit.recipe.environment import expand, is_machine_path
-from tsn_toolkit.verify.measure import DATA_PATH_VARIABLE, measure_store
+from tsn_toolkit.verify.measure import measure_store
 
 IMPORTED_WHEN_USED = ("torch.export._trace", "torch_pruning")
 """Modules that measuring would otherwise import in every process."""
@@ -40,17 +40,17 @@ class FreshProcesses:
         self._ours.send(None)
         self._server.join()
 
-    def measure(self, path: Path, *, data_path: str | None = None) -> dict[str, Any]:
+    def measure(self, path: Path, *, data_paths: Mapping[str, str] | None = None) -> dict[str, Any]:
         """One row of R from the folder alone.
 
         Args:
             path: the store's folder.
-            data_path: `data.path` of the recipe at hand; the store itself keeps no path of a machine.
+            data_paths: environment variable -> path; the store itself keeps no path of a machine.
 
         Raises:
             StoreError: the process failed; its message is passed on.
         """
-        self._ours.send((str(path), expand(data_path) if data_path is not None and is_machine_path(data_path) else None))
+        self._ours.send((str(path), dict(data_paths or {})))
         answer = json.loads(self._ours.recv())
         if "error" in answer:
             raise StoreError(f"measuring {path} in a fresh process failed: {answer['error']}")
@@ -72,9 +72,8 @@ def _serve(requests: Connection) -> None:
         process.join()
 
 
-def _answer(answers: Connection, path: str, data_path: str | None) -> None:
-    if data_path is not None:
-        os.environ[DATA_PATH_VARIABLE] = data_path
+def _answer(answers: Connection, path: str, data_paths: dict[str, str]) -> None:
+    os.environ.update(data_paths)
     try:
         text = json.dumps(measure_store(Path(path)))
     except TsnError as problem:

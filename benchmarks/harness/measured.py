@@ -80,7 +80,7 @@ def measure_variant(benchmark: str, variant: Variant, *, seed: int, threads: int
         "versions": versions(),
         "processor": processor(),
         "source_sha256": source_digest(),
-        "data_sha256": data_digest(make_recipe(()).data),
+        "data_sha256": data_digest(make_recipe(())),
     }
 
 
