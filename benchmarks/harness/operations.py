@@ -1,4 +1,4 @@
-"""Operations of training, counted as it runs: the formula of `tsn_toolkit/parts/training_cost.py` for every forward pass that a backward pass follows.
+"""Operations of training, counted as it runs: the formula of `tsn_toolkit/parts/training_cost.py` for every pass forward and back.
 
 Counted are the passes of linear layers and convolutions through which gradients flow, replayed examples, penalties and criteria included. A pass
 without gradients (validation, the teacher of LwF) is left out. Masked layers count by the density of their masks; where scores are learned, the
