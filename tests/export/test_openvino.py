@@ -3,9 +3,9 @@
 import dataclasses
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import pytest
@@ -27,9 +27,6 @@ from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 TARGET = load_target("cpu_openvino")
 installed = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")

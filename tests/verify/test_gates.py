@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import pytest
@@ -20,20 +20,7 @@ from tsn_toolkit.verify.gates import compare, output_steps, run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("cpu_onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(32)])
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +28,6 @@ def package(task, ranges, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packages") / "residual"
     write_package(task, ranges, TARGET, folder, example_input=models.inputs(1))
     return folder
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture
