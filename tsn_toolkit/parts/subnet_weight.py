@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 
 Rule = Literal["select", "replace"]
+Wrapper = TypeVar("Wrapper", bound=nn.Module)
 
 SCALE_HEADROOM = 1.5
 """A fresh channel's largest weight maps to max_code / SCALE_HEADROOM, so that later training and later readers have room above it."""
@@ -294,10 +295,15 @@ def attach_(module: nn.Module, wrapper: nn.Module) -> None:
 
 def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]]:
     """Every layer of the model with own codes: (path, wrapper, latent weight)."""
+    return wrappers_of(model, SubnetWeight)
+
+
+def wrappers_of(model: nn.Module, kind: type[Wrapper]) -> Iterator[tuple[str, Wrapper, torch.Tensor]]:
+    """Every layer of the model with a wrapper of one kind: (path, wrapper, latent tensor)."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             chain = module.parametrizations["weight"]
-            if isinstance(chain[0], SubnetWeight):
+            if isinstance(chain[0], kind):
                 yield name, chain[0], chain.original
 
 
