@@ -16,9 +16,10 @@ from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.artefact import require_modules
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.integer_interpreter import Codes, Sum
+from tsn_toolkit.export.manifest import Preprocessing, read_manifest, sha256_of
 from tsn_toolkit.export.onnxruntime import export as export_onnxruntime
 from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs, requantized_sum
-from tsn_toolkit.export.package import PackageOptions, Preprocessing, read_manifest, sha256_of, write_package
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import nearest_reference

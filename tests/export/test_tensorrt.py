@@ -14,7 +14,8 @@ from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.delivery import BenchSettings, deliver
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.package import read_manifest, write_package
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.export.tensorrt_arithmetic import reference_outputs
 from tsn_toolkit.export.tensorrt_rules import lint
 from tsn_toolkit.target import load_target

@@ -20,7 +20,8 @@ import tsn_toolkit.export.torch as exporter
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.delivery import _share_record
 from tsn_toolkit.errors import ExportError, GateError, TargetError
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share

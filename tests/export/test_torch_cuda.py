@@ -7,7 +7,8 @@ import pytest
 
 import tsn_toolkit.export.torch as program
 import tsn_toolkit.export.torch_cuda as exporter
-from tsn_toolkit.export.package import read_manifest, write_package
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.package_check import verify_package

@@ -12,7 +12,8 @@ import pytest
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export import gcc
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.run_gcc import emulated_count
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates

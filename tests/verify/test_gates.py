@@ -12,8 +12,9 @@ import pytest
 
 from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export.child import infer, known_runtimes
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.onnxruntime import export_dense_fp32, share_of
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import compare, output_steps, run_gates
