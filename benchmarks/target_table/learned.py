@@ -25,6 +25,9 @@ from tsn_toolkit.target import load_target
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.workshop import workshop_of_store
 
+BOUND = ("tasks.count=1", "targets=[cpu_openvino]", "bench.seconds=0.5")
+"""One task, whose codes are bounded by the strictest target, so that every target takes it."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -34,13 +37,13 @@ class Model:
         name: of the run's folder.
         words: what kind of network it is, for the page.
         recipe: its name.
-        overrides: `key=value` texts over the recipe. Naming cpu_openvino among its targets bounds all codes, so that every target takes the task.
+        overrides: `key=value` texts over the recipe.
     """
 
     name: str
     words: str
     recipe: str
-    overrides: tuple[str, ...] = ("tasks.count=1", "targets=[cpu_openvino]", "bench.seconds=0.5")
+    overrides: tuple[str, ...] = BOUND
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def _section(model: dict[str, Any]) -> list[str]:
         "",
         f"`tsn run {model['recipe']} {settings}`, task `{model['task']}`: {model['weights']:,} weights, {model['macs']:,} of "
         f"{model['dense_macs']:,} MACs kept. Test accuracy of dense fp32 {_percent(model['dense_accuracy'])}, of the store "
-        f"{_percent(model['store_accuracy'])} ({model['test_examples']:,} examples). Bytes of the dense network {model['dense_bytes']:,}, of the task's "
-        f"part of the store {model['task_bytes']:,}, of the trunk that all tasks share {model['trunk_bytes']:,}.",
+        f"{_percent(model['store_accuracy'])} ({model['test_examples']:,} examples). Bytes of the dense network {model['dense_bytes']:,}, of the "
+        f"task's part of the store {model['task_bytes']:,}, of the trunk that all tasks share {model['trunk_bytes']:,}.",
         "",
         "| " + " | ".join(_HEAD) + " |",
         "|-" * len(_HEAD) + "|",
@@ -61,19 +61,20 @@ def _section(model: dict[str, Any]) -> list[str]:
 def _line(row: Row, notes: list[str]) -> str:
     """One table line; reasons of empty cells are appended to `notes`, once each."""
     if "refused" in row:
-        cells = [row["refused"] + _note(row["why"], notes), *["-"] * (len(_HEAD) - 2)]
+        cells = ["refused" + _note(row["refused"], notes), *["-"] * (len(_HEAD) - 2)]
         return "| " + " | ".join([row["target"], *cells]) + " |"
-    gates, limits = row["gates"], row["limits"]
-    accuracy = "not run" if row["accuracy"] is None else f"{_percent(row['accuracy'])} of {row['test_examples']:,}"
+    parity, limits, times = row["parity"], row["limits"], row["times"]
+    accuracy = "not run" if parity["accuracy"] is None else f"{_percent(parity['accuracy'])} of {row['test_examples']:,}"
     # where the runtime cannot run, the weights in the file were compared with the store's, and nothing else
-    steps = f"weights alone{_note(gates['not_run'], notes)}" if gates["not_run"] else f"{gates['output_steps']:g} (<= {limits['output_steps']:g})"
-    cells = [f"{row['bytes']:,}", accuracy, steps, f"{gates['top1_agreement']:.3f}", "-" if gates["sqnr_db"] is None else f"{gates['sqnr_db']:.1f}"]
-    times = row["latency_ms"]
+    steps = f"weights alone{_note(parity['not_run'], notes)}" if parity["not_run"] else f"{parity['output_steps']:g} (<= {limits['output_steps']:g})"
+    failed = "; FAILED" + _note(" ".join(parity["failures"]), notes) if parity["failures"] else ""
+    cells = [f"{row['bytes']:,}", accuracy, steps, f"{parity['top1_agreement']:.3f}{failed}"]
+    cells.append("exact" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f}")
     for batch in ("batch_1", "batch_32"):
         if batch in times:
             cells += [f"{times[batch]['median']:.3f}", f"{times[batch]['dense_fp32_median']:.3f}"]
         else:
-            cells += ["not measured here" + _note(row["not_timed"], notes), "-"]
+            cells += ["not measured here" + _note(times["not_run"], notes), "-"]
     cells.append(_integer_cell(row, notes))
     return "| " + " | ".join([row["target"], *cells]) + " |"
 
@@ -81,7 +82,7 @@ def _line(row: Row, notes: list[str]) -> str:
 def _integer_cell(row: Row, notes: list[str]) -> str:
     share = row["integer_mac_share"]
     if share is None:
-        return "not profiled here" if row["gates"]["not_run"] else "float by design"
+        return "not profiled here" if row["parity"]["not_run"] else "float by design"
     stays = row["stays_float"]
     return f"{share:.1%}" + (_note("stays in float: " + ", ".join(stays), notes) if share < 1 and stays else "")
 

@@ -88,7 +88,11 @@ TOKENS = st.lists(st.sampled_from([*"abcdefg", "\x85", "\x0b"]), min_size=1, max
 
 
 @settings(max_examples=40, deadline=None)
-@given(sentences=st.lists(st.tuples(st.integers(0, 3), TOKENS), min_size=1, max_size=8), length=st.integers(1, 7), ending=st.sampled_from(["\n", "\r\n"]))
+@given(
+    sentences=st.lists(st.tuples(st.integers(0, 3), TOKENS), min_size=1, max_size=8),
+    length=st.integers(1, 7),
+    ending=st.sampled_from(["\n", "\r\n"]),
+)
 def test_every_token_has_its_column(sentences: list, length: int, ending: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Against a slow count; characters that other line breakers stop at stay inside their line."""
     folder = tmp_path_factory.mktemp("text")
