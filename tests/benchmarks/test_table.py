@@ -29,7 +29,7 @@ def test_a_row_holds_means_and_deviations_over_seeds(page):
     assert row["test %"] == "70.50 ± 0.71"
     assert row["validation %"] == "71.50 ± 0.71"
     assert row["minus cold, points"] == "-4.50 ± 0.71"
-    assert row["bwt, points"] == "0.00"
+    assert row["bwt, points"] == "0.00 ± 0.00"
     assert row["kB"] == "200.0 ± 0.0"
     assert row["% of one dense net"] == "5.0"
     assert row["kB per added task"] == "50.0 ± 0.0"

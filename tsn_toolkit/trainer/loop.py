@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.data.augment import augment
-from tsn_toolkit.data.splits import normalise
+from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks, Visible
 
 Progress = Callable[[str, int, int], None]

@@ -14,7 +14,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import Split, TaskResult
 from tsn_toolkit.data.augment import augment
-from tsn_toolkit.data.splits import normalise
+from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.parts.replay_buffer import ReplayBuffer, offer
 from tsn_toolkit.parts.replay_losses import label_loss, logit_loss
 from tsn_toolkit.trainer.context import TaskContext
