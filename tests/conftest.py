@@ -73,7 +73,7 @@ def tsn() -> Iterator[Callable[..., Result]]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         for module in (measuring, stages):
-            patch.setattr(module, "measure_in_fresh_process", lambda path, *, data_path=None: measure_store(path))
+            patch.setattr(module, "measure_in_fresh_process", lambda path, *, data_paths=None: measure_store(path))
         yield run
     torch.set_num_threads(threads)
 

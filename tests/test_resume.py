@@ -23,7 +23,7 @@ import sys
 from tsn_toolkit.command_line import main
 from tsn_toolkit.pipeline import measuring
 from tsn_toolkit.verify.measure import measure_store
-measuring.measure_in_fresh_process = lambda path, *, data_path=None: measure_store(path)
+measuring.measure_in_fresh_process = lambda path, *, data_paths=None: measure_store(path)
 main(sys.argv[1:])
 """
 

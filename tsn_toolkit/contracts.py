@@ -510,13 +510,24 @@ class ExtractedModel:
 
 @dataclass(frozen=True)
 class Split:
-    """Examples and labels of one split: x (n, ...) as the source gives it (uint8 images or float), y int64 (n,)."""
+    """Examples and labels of one split.
+
+    Attributes:
+        x: (n, ...) as the source gives it: uint8 images or float.
+        y: int64 (n,).
+        group: int64 (n,), the subject or superclass of each example; None where the source tells none.
+    """
 
     x: torch.Tensor
     y: torch.Tensor
+    group: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def take(self, chosen: torch.Tensor) -> Split:
+        """The examples at `chosen`, positions int64 (k,) or a bool mask (n,)."""
+        return Split(self.x[chosen], self.y[chosen], None if self.group is None else self.group[chosen])
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.graph.layers import is_transposed_linear
 from tsn_toolkit.importance._inputs import input_energy, visit_inputs
-from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, readers, sum_along
+from tsn_toolkit.importance._per_unit import producer_weights, prunable_groups, readers, unit_sums
 from tsn_toolkit.importance._per_weight import Batches, as_scores, layer_weights, require_batches
 
 DAMPING = 0.01
@@ -61,12 +61,7 @@ def score(
         made = [(member, _layer_of(member.parameter)) for member, _ in producer_weights(model, group)]
         sides[group.name] = [*made, *readers(model, group)]
     errors = _errors(model, (name for members in sides.values() for _, name in members), batches)
-    scores = {}
-    for group in prunable_groups(graph):
-        scores[group.name] = np.zeros(group.size)
-        for member, name in sides[group.name]:
-            add_per_unit(scores[group.name], member, sum_along(errors[name], member.dim))
-    return scores
+    return unit_sums(graph, lambda group: ((member, errors[name]) for member, name in sides[group.name]))
 
 
 def weight_scores(

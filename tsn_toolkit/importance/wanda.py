@@ -23,7 +23,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._inputs import input_energy
-from tsn_toolkit.importance._per_unit import add_per_unit, prunable_groups, readers, sum_along
+from tsn_toolkit.importance._per_unit import prunable_groups, readers, unit_sums
 from tsn_toolkit.importance._per_weight import as_scores, layer_weights, require_batches
 
 
@@ -42,14 +42,9 @@ def score(
     require_batches(batches, "wanda")
     reading = {group.name: readers(model, group) for group in prunable_groups(graph)}
     energy = input_energy(model, (name for members in reading.values() for _, name in members), batches)
-    scores = {}
-    for group in prunable_groups(graph):
-        squares = np.zeros(group.size)
-        for member, name in reading[group.name]:
-            weight = model.get_parameter(member.parameter).detach().double()
-            add_per_unit(squares, member, sum_along(weight**2 * energy[name], member.dim))
-        scores[group.name] = np.sqrt(squares)
-    return scores
+    squares = {name: model.get_parameter(f"{name}.weight").detach().double() ** 2 * values for name, values in energy.items()}
+    sums = unit_sums(graph, lambda group: ((member, squares[name]) for member, name in reading[group.name]))
+    return {group: np.sqrt(total) for group, total in sums.items()}
 
 
 def weight_scores(

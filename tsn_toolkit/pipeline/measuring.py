@@ -16,6 +16,7 @@ from tsn_toolkit.extract import extract
 from tsn_toolkit.files import read_json, write_json
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.references import dense_reference
+from tsn_toolkit.recipe.data_sections import data_path_variables
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.revisions import Answer, answer
 from tsn_toolkit.run_folder import RunFolder
@@ -61,7 +62,7 @@ def measure_task(
         record["parity"][target.name] = done.parity
         record["warnings"] += [f"{data.name}, {target.name}: {warning}" for warning in done.warnings]
     hooks.say(f"task `{data.name}`: measuring all {index + 1} tasks from the store in a fresh process")
-    rows = measure_in_fresh_process(folder.store, data_path=recipe.data.path)["tasks"]
+    rows = measure_in_fresh_process(folder.store, data_paths=data_path_variables(recipe))["tasks"]
     accuracy = {row["name"]: row["accuracy"] for row in rows}
     record["R_row"] = [accuracy.get(name) for name in task_names(recipe)[: index + 1]]  # None: retired
     record["accuracy"]["store"] = record["R_row"][index]

@@ -6,16 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsn_toolkit.errors import TsnError
-from tsn_toolkit.factory import parse_factory
-from tsn_toolkit.recipe.environment import unset_variables
-from tsn_toolkit.recipe.schema import BudgetSection, DataSection, ModelSection, PlanSection, PostTrainingSection, TasksSection
+from tsn_toolkit.recipe.data_checks import check_data, check_datasets, check_tasks
+from tsn_toolkit.recipe.findings import Finding, check_factory, check_path
+from tsn_toolkit.recipe.schema import BudgetSection, ModelSection, PlanSection, PostTrainingSection
 from tsn_toolkit.recipe.yaml_document import KeyPath
 from tsn_toolkit.registry import data_folders, did_you_mean, names
-from tsn_toolkit.vocabulary import TRUNK
-
-Finding = tuple[KeyPath, str]
-"""Where, and one sentence: what is wrong, the rule, what to do."""
 
 
 def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
@@ -27,9 +22,10 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
     if "model" in sections:
         yield from _check_model(sections["model"])
     if "data" in sections:
-        yield from _check_data(sections["data"])
+        yield from check_data(sections["data"])
     if "tasks" in sections:
-        yield from _check_tasks(sections["tasks"])
+        yield from check_tasks(sections["tasks"])
+    yield from check_datasets(sections)
     if "plan" in sections:
         yield from _check_plan(sections["plan"])
     if "training" in sections:
@@ -46,43 +42,13 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _check_model(model: ModelSection) -> Iterator[Finding]:
-    yield from _check_factory(("model", "factory"), model.factory)
+    yield from check_factory(("model", "factory"), model.factory)
     if model.checkpoint is not None:
-        yield from _check_path(("model", "checkpoint"), model.checkpoint)
+        yield from check_path(("model", "checkpoint"), model.checkpoint)
         return
     for key in ("checkpoint_sha256", "reference_accuracy"):
         if getattr(model, key) is not None:
             yield ("model", key), f"got {getattr(model, key)}, but `model.checkpoint` is null. Name the checkpoint or remove the key."
-
-
-def _check_data(data: DataSection) -> Iterator[Finding]:
-    if data.path is not None:
-        yield from _check_path(("data", "path"), data.path)
-    if isinstance(data.options.get("factory"), str):
-        yield from _check_factory(("data", "options", "factory"), data.options["factory"])
-    if len(data.mean) != len(data.std):
-        yield ("data", "std"), f"needs one value per value of `data.mean`, got {len(data.std)} for {len(data.mean)}. Give both or neither."
-
-
-def _check_tasks(tasks: TasksSection) -> Iterator[Finding]:
-    if tasks.split == "permutation" and tasks.count is None:
-        yield ("tasks", "count"), "is null; `split: permutation` has no number of tasks of its own. Set it, for example 5."
-    if (tasks.split == "explicit") != bool(tasks.explicit):
-        yield (
-            ("tasks", "explicit"),
-            (f"lists {len(tasks.explicit)} tasks with `split: {tasks.split}`; `split: explicit`, and only it, needs the list. Change one."),
-        )
-    taken: set[str] = set()
-    owners: dict[int, str] = {}
-    for position, task in enumerate(tasks.explicit):
-        where = ("tasks", "explicit", position)
-        if task.name in taken or task.name == TRUNK:
-            yield (*where, "name"), f"is taken, got {task.name!r}; each task has a name of its own, other than {TRUNK!r}. Choose another."
-        taken.add(task.name)
-        for label in task.classes:
-            if label in owners:
-                yield (*where, "classes"), f"class {label} is already in task {owners[label]!r}; a class belongs to one task. Remove it from one."
-            owners[label] = task.name
 
 
 def _check_plan(plan: PlanSection) -> Iterator[Finding]:
@@ -93,7 +59,7 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
             (f"unknown criterion {plan.importance!r}{did_you_mean(plan.importance, criteria)}; known: {', '.join(criteria)}. Name one of these."),
         )
     if plan.file is not None:
-        yield from _check_path(("plan", "file"), plan.file)
+        yield from check_path(("plan", "file"), plan.file)
     places: list[tuple[KeyPath, str]] = [(("plan", "granularity"), plan.granularity)]
     places += [(("plan", "layer_overrides", glob, "granularity"), layer.granularity or "") for glob, layer in plan.layer_overrides.items()]
     for key, text in places:
@@ -181,25 +147,9 @@ def _check_targets(targets: tuple[str, ...]) -> Iterator[Finding]:
     known = sorted({path.stem for folder in data_folders("hw_targets") for path in folder.glob("*.yaml")})
     for position, target in enumerate(targets):
         if target.endswith((".yaml", ".yml")):
-            yield from _check_path(("targets", position), target)
+            yield from check_path(("targets", position), target)
             if not Path(target).is_file():
                 yield ("targets", position), f"target file {target!r} does not exist. Correct the path or name one of {', '.join(known)}."
         elif target not in known:
             hint = did_you_mean(target, known)
             yield ("targets", position), f"unknown target {target!r}{hint}; known: {', '.join(known) or 'none'}. Name one of these."
-
-
-def _check_factory(key: KeyPath, text: str) -> Iterator[Finding]:
-    try:
-        call = parse_factory(text)
-    except TsnError as problem:
-        yield key, str(problem)
-        return
-    if call.is_file:
-        yield from _check_path(key, call.module)
-
-
-def _check_path(key: KeyPath, text: str) -> Iterator[Finding]:
-    """The variables of a path must be set."""
-    for name in unset_variables(text):
-        yield key, f"needs the environment variable {name}, which is not set, got {text!r}. Set it: export {name}=FOLDER."

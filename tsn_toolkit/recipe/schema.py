@@ -42,6 +42,15 @@ class ModelSection(Section):
     """Largest distance from `reference_accuracy`."""
 
 
+class TestSplitSection(Section):
+    """A test part for data that comes without one; it does not follow the recipe's seed, so that all seeds are measured on the same examples."""
+
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Fraction of each class (and subject, where the source tells subjects) that becomes test."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Which examples."""
+
+
 class DataSection(Section):
     """The data, before it is split into tasks."""
 
@@ -58,9 +67,13 @@ class DataSection(Section):
     std: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Loose] = ()
     """Per channel, divided by after the mean."""
     train_limit: Count | None = None
-    """Use at most this many training examples in all, the first of each class."""
+    """Use at most this many training examples in all, the first of each class (and subject, where the source tells subjects)."""
     test_limit: Count | None = None
-    """Use at most this many test examples in all, the first of each class."""
+    """Use at most this many test examples in all, likewise."""
+    test_split: TestSplitSection | None = None
+    """How test is taken out of data that has no test part; null for all others."""
+    input_shape: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = None
+    """Shape of one example, channels first, that all data is brought to: images are resized, grey becomes colour or colour grey. Null: as it is."""
 
 
 class ExplicitTask(Section):
@@ -72,19 +85,45 @@ class ExplicitTask(Section):
     """The data's own class indices, in the order of the logits."""
 
 
+class DatasetTask(Section):
+    """One task of `split: datasets`; what is left out is as in `data`. Another source than there has its own path, options and test split."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    """Name of the task: small letters, digits, _ and -."""
+    label_space: str | None = None
+    """Data sets of one label space have the same classes; null: the data set has classes of its own."""
+    source: str | None = None
+    """As in `data`, like all keys below."""
+    path: str | None = None
+    options: dict[str, Any] | None = None
+    mean: Annotated[tuple[float, ...], Loose] | None = None
+    std: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Loose] | None = None
+    train_limit: Count | None = None
+    test_limit: Count | None = None
+    test_split: TestSplitSection | None = None
+
+
 class TasksSection(Section):
     """How the data becomes a sequence of tasks."""
 
-    split: Literal["classes", "explicit", "permutation"] = "classes"
-    """`classes`: chunks of `per_task` classes; `explicit`: the list below; `permutation`: all classes, pixels permuted per task."""
+    split: Literal["classes", "explicit", "permutation", "rotation", "superclasses", "subjects", "datasets"] = "classes"
+    """`classes`: chunks of `per_task` classes; `explicit`: the list below; `permutation`: all classes, pixels permuted per task; `rotation`: all
+    classes, images turned by `angles`; `superclasses`: the classes of `groups_per_task` superclasses; `subjects`: all classes, examples of
+    `groups_per_task` subjects; `datasets`: the list below."""
     per_task: Annotated[int, Field(ge=2)] = 2
     """Classes of one task of `split: classes`."""
     count: Count | None = None
-    """Number of tasks; null: as many as the classes give. `split: permutation` needs it."""
+    """Number of tasks; null: as many as there are. `split: permutation` needs it."""
     explicit: Annotated[tuple[ExplicitTask, ...], Loose] = ()
     """The tasks of `split: explicit`."""
     order: Literal["as_is", "shuffled"] = "as_is"
-    """Order in which `split: classes` deals out the classes; `shuffled` follows the seed."""
+    """Order in which classes, superclasses or subjects are dealt out; `shuffled` follows the seed."""
+    groups_per_task: Count = 1
+    """Superclasses or subjects of one task."""
+    angles: Annotated[tuple[float, ...], Loose] = ()
+    """Degrees counterclockwise, one per task of `split: rotation`."""
+    datasets: Annotated[tuple[DatasetTask, ...], Loose] = ()
+    """The tasks of `split: datasets`, each a data set of its own."""
 
 
 class TrunkSection(Section):

@@ -17,6 +17,7 @@ from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import Phase, fit
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental",)
@@ -67,9 +68,9 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             context.settings,
             parameters=[{"params": trained}],
             generator=generator,
-            after_step=lambda _: clamp_gains_(gains, config.min_gain),
             progress=context.progress,
             train_norms=config.norms,
+            hooks=TrainingHooks(after_step=lambda _: clamp_gains_(gains, config.min_gain)),
         )
         small = shrink(model.cpu().eval(), context.graph, {})
         return finish_task(

@@ -52,12 +52,10 @@ from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, steps_per_epoch, training_sample
+from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental",)
-
-
-ExtraLoss = Callable[[torch.Tensor], torch.Tensor]
 
 NARROWED_SHARE = 0.2
 """Share of the codes phase that trains through codes narrowed by adaptive bit widths; at least one epoch."""
@@ -332,8 +330,7 @@ def _fit(
         context.settings,
         parameters=groups,
         generator=generator,
-        after_step=after,
         progress=context.progress,
-        extra_loss=extra_loss,
         train_norms=not context.trained_trunk,
+        hooks=TrainingHooks(extra_loss=extra_loss, after_step=after),
     )

@@ -36,8 +36,9 @@ from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import STATISTICS_EXAMPLES, TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
-from tsn_toolkit.trainer.loop import Examples, Gradients, Phase, evaluate, fit, training_sample
+from tsn_toolkit.trainer.loop import Phase, evaluate, fit, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
+from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks
 from tsn_toolkit.vocabulary import TRUNK
 
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")
@@ -120,13 +121,7 @@ def train_shared_(
     options: RevisionOptions,
     *,
     name: str,
-    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    before_epoch: Callable[[int], None] | None = None,
-    before_step: Callable[[int], None] | None = None,
-    after_step: Callable[[int], None] | None = None,
-    examples: Examples | None = None,
-    gradients: Gradients | None = None,
-    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer] | None = None,
+    hooks: TrainingHooks = PLAIN,
 ) -> None:
     """Trains the whole network on its data for the recipe's epochs, in place; gains of foldable norms stay positive.
 
@@ -135,15 +130,15 @@ def train_shared_(
         context: the task.
         options: of the strategy.
         name: of the phase.
-        extra_loss, before_epoch, before_step, after_step, examples, gradients, make_optimizer: as in `fit`.
+        hooks: what the strategy adds; which logits compete is the network's affair.
     """
     model = network.model
     gains = [gain for norm in foldable_norms(context.graph) if (gain := model.get_submodule(norm).weight) is not None]
 
     def after(step: int) -> None:
         clamp_gains_(gains, options.min_gain)
-        if after_step is not None:
-            after_step(step)
+        if hooks.after_step is not None:
+            hooks.after_step(step)
 
     fit(
         model,
@@ -152,15 +147,8 @@ def train_shared_(
         context.settings,
         parameters=[{"params": list(model.parameters())}],
         generator=context.generator(),
-        after_step=after,
         progress=context.progress,
-        extra_loss=extra_loss,
-        visible=network.head.visible,
-        before_epoch=before_epoch,
-        before_step=before_step,
-        examples=examples,
-        gradients=gradients,
-        make_optimizer=make_optimizer,
+        hooks=replace(hooks, visible=network.head.visible, after_step=after),
     )
 
 

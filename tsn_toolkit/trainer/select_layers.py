@@ -19,6 +19,7 @@ from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.loop import Phase, fit
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 
 def require_free_slots(context: TaskContext, strategy: str) -> None:
@@ -85,7 +86,8 @@ def fit_selected_(
         if after_step is not None:
             after_step(step)
 
-    fit(model, context.data, phase, context.settings, parameters=groups, generator=generator, after_step=after, progress=context.progress)
+    hooks = TrainingHooks(after_step=after)
+    fit(model, context.data, phase, context.settings, parameters=groups, generator=generator, progress=context.progress, hooks=hooks)
 
 
 def fix_codes_(model: nn.Module, context: TaskContext) -> None:
