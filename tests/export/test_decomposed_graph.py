@@ -50,7 +50,7 @@ def differing_codes(reference, x: torch.Tensor) -> float:
 @pytest.mark.parametrize("pooling, features", [(nn.MaxPool1d(3, 2, 1), 32), (nn.AvgPool1d(2), 24), (nn.AdaptiveAvgPool1d(1), 8)])
 def test_one_dimensional_networks_give_the_same_codes(pooling, features):
     reference = integer_model(OneDimensional(pooling, features), signals(32))
-    assert differing_codes(reference, signals(64, seed=5)) < 0.01
+    assert differing_codes(reference, signals(64, seed=5)) < 0.03
 
 
 def test_residual_networks_give_the_same_codes():

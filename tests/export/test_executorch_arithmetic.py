@@ -31,7 +31,7 @@ def test_addition_rounds_halves_up(interpreter):
     assert interpreter.rounded(total, torch.tensor(0.5), 0.0).tolist() == [2.0, -1.0, 4.0]
 
 
-def test_multipliers_have_twenty_bits(interpreter):
-    """S_a / S_out = 1/3 has the multiplier rint(2^22 / 3) = 1398101 of 2^22, which is below 1/3: 4194305.5 of 3 * 4194304 lie differently."""
-    total = Sum(codes([3.0 * 2**21], 1.0), codes([0.0], 1.0))
-    assert interpreter.rounded(total, torch.tensor(3.0), 0.0).item() == (3 * 2**21 * 1398101 + 2**21) // 2**22 == 2097151
+def test_the_larger_ratio_sets_the_shift(interpreter):
+    """Ratio 512 gives a shift by 11 bits, so that ratio 0.0003 becomes 1 / 2048: 1,024 codes of it are rounded up to 1, where exact ones are 0.31."""
+    total = Sum(codes([0.0], 512.0), codes([1024.0], 0.0003))
+    assert interpreter.rounded(total, torch.tensor(1.0), 0.0).item() == 1.0

@@ -6,6 +6,7 @@ Exported and run on x86 here; the same file runs on aarch64, which is where it i
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -182,13 +183,14 @@ def readme_note(manifest: Mapping[str, Any]) -> str:
 
 def _lowered(model: nn.Module, example: torch.Tensor) -> bytes:
     """A program with a free batch, delegated to XNNPACK as far as XNNPACK goes."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    largest = torch.zeros(LARGEST_BATCH, *example.shape[1:], dtype=torch.float32)  # a small one would bound the batch: torch's convolutions ask for 16
+    largest = torch.zeros(LARGEST_BATCH, *example.shape[1:], dtype=torch.float32)  # a small one would bound the batch: convolutions ask for 16
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
             exported = torch.export.export(model, (largest,), dynamic_shapes=({0: batch},))
             return bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
     except Exception as error:  # torch.export and ExecuTorch raise many kinds
