@@ -49,14 +49,16 @@ HOMES = {
     "onnxoptimizer": {"export", "verify", "bench"},
     "openvino": {"export", "verify", "bench"},
     "nncf": {"export"},
+    "executorch": {"export"},
+    "torchao": {"export"},
     "tensorrt": {"export"},
     "onnxscript": {"export", "verify", "bench"},
     "jinja2": {"report"},
 }
 # A runtime is imported only inside the function that uses it, or in `run_<runtime>.py` and `quantize_<runtime>.py`, processes of their own.
-RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino", "nncf", "tensorrt"}
+RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino", "nncf", "tensorrt", "executorch", "torchao"}
 PROGRAMS = ("run_", "quantize_")
-EXTRAS = ("onnxruntime", "openvino", "nncf", "tensorrt")
+EXTRAS = ("onnxruntime", "openvino", "nncf", "executorch", "tensorrt")
 
 # Distribution in pyproject.toml -> names that it brings, where they differ.
 IMPORT_NAMES = {"pyyaml": {"yaml"}, "scikit-learn": {"sklearn"}, "torch-pruning": {"torch_pruning"}, "pydantic": {"pydantic", "pydantic_core"}}
