@@ -183,6 +183,9 @@ def test_share_counts_float_work():
     share = exporter.share_of(nodes, {"a": [4, 2, 3, 3], "b": [3, 16]})
     assert (share.integer_macs, share.macs) == (16 * 18, 16 * 18 + 48)
     assert share.stays_float == ("FullyConnected f", "Eltwise e") and share.operations["Subgraph"] == 1
+    attention = node("m", "MatMul", "f32", [1, 2, 5, 4], ["/MatMul"])
+    share = exporter.share_of([*nodes, attention], {"a": [4, 2, 3, 3], "b": [3, 16]}, least_macs=1000)
+    assert (share.integer_macs, share.macs, share.stays_float[-1]) == (16 * 18, 1000, "MatMul m")
     with pytest.raises(GateError, match="Node `c` of"):
         exporter.share_of([node("c", "Convolution", "f32", [1, 1], ["c"])], {"a": [1, 1]})
     with pytest.raises(GateError, match="holds no convolution"):

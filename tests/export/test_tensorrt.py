@@ -168,6 +168,14 @@ def test_opset_beyond_the_target(proto):
     assert lint(proto, opset=13).violations == ("opset 17 is beyond the target's 13",)
 
 
+def test_a_file_that_breaks_a_rule_everywhere_names_the_first_and_counts_the_rest(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    monkeypatch.setattr(exporter, "lint", lambda proto, opset: exporter.Findings(tuple(f"node {index} is wrong" for index in range(11)), ()))
+    with pytest.raises(ExportError) as caught:
+        exporter._lint(tmp_path / "model.onnx", 17)
+    assert str(caught.value).splitlines()[1:] == [*(f"- node {index} is wrong" for index in range(8)), "- and 3 more"]
+
+
 def test_a_package_that_breaks_a_rule_is_refused(task, ranges, tmp_path, monkeypatch):
     """The exporter with a step that leaves an unsigned activation behind."""
     monkeypatch.setattr(exporter, "make_symmetric_", lambda proto, reference: None)

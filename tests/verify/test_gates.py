@@ -126,6 +126,22 @@ def test_share_counts_float_work():
         share_of([event("c", "Conv", [1, 1], "float")], {"a": [1, 1]})
 
 
+def test_share_counts_products_of_activations():
+    """(2, 5, 3) times (2, 3, 4): 2 * 5 * 4 sums of 3 products; with the first factor read transposed, the same."""
+
+    def event(name, operation, first, second, result):
+        types = {"input_type_shape": [{"float": first}, {"float": second}], "output_type_shape": [{"float": result}]}
+        return {"name": f"{name}_kernel_time", "args": {"op_name": operation, **types}}
+
+    layer = event("a::weight", "MatMulIntegerToFloat", [1, 5, 3], [3, 6], [1, 5, 6])
+    for first in ([1, 2, 5, 3], [1, 2, 3, 5]):
+        share = share_of([layer, event("m", "FusedMatMul", first, [1, 2, 3, 4], [1, 2, 5, 4])], {"a": [6, 3]})
+        assert (share.integer_macs, share.macs) == (5 * 6 * 3, 5 * 6 * 3 + 2 * 5 * 4 * 3)
+        assert "FusedMatMul m" in share.stays_float
+    with pytest.raises(GateError, match="Node `m` of"):
+        share_of([event("m", "MatMul", [1, 5, 3], [3, 6], [1, 5, 6])], {"a": [6, 3]})
+
+
 def test_compare_by_hand():
     store = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     integer = np.array([[1.0, 0.0], [0.6, 0.5]], np.float32)
