@@ -91,7 +91,11 @@ def _best(by_layer_names: bool) -> tuple[Variant, ...]:
         settings = (*layers, *SMALL, "plan.bit_width=3")
         what = "planes in two convolutions, 0.6 of the first, 0.01, 0.02 of the linear layers, 3-bit codes, int8 vectors, 4-bit heads"
         child = _by_layer("child_overrides", (0.4, None, None, 0.005, 0.01))
+        wide_layers = _by_layer("layer_overrides", (1.0, "planes", "planes", 0.05, 0.1))
+        wide_child = _by_layer("child_overrides", (1.0, None, None, 0.03, 0.06))
+        wide = (*density_keys(0.05), wide_layers, wide_child, "trunk.word_bits=48", *SMALL)
         more = (
+            Variant("wide", "planes in two convolutions, all of the first; later tasks own 0.03, 0.06 of the linear layers; 4-bit", wide, "wide"),
             Variant("convs-denser", "0.6, 0.3, 0.15 of the convolutions, 0.01, 0.02 of the linear layers, 4-bit codes", by_hand, "density by hand"),
             Variant("mixed", what, settings, "best combination"),
         )
