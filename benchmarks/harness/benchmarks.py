@@ -28,6 +28,8 @@ class Benchmark:
         return (*self.overrides, *variant.settings)
 
 
+WHOLE_DATA = ("data.train_limit=null", "data.test_limit=null")
+
 BENCHMARKS = {
     "permuted_digits": Benchmark("permuted_digits", encoding_variants(by_layer_names=False)),
     "split_cifar100": Benchmark("split_cifar100", encoding_variants(by_layer_names=True)),
@@ -35,7 +37,13 @@ BENCHMARKS = {
     "permuted_mnist_full": Benchmark(
         "permuted_mnist",
         strategy_variants(new_classes=False),
-        ("data.train_limit=null", "data.test_limit=null", "training.epochs=5", "training.batch_size=10", "training.learning_rate=0.001"),
+        (*WHOLE_DATA, "tasks.count=10", "training.epochs=5", "training.batch_size=10", "training.learning_rate=0.001"),
+    ),
+    "har_subjects": Benchmark("har_subjects", strategy_variants(new_classes=False)),
+    "har_subjects_full": Benchmark(
+        "har_subjects",
+        strategy_variants(new_classes=False),
+        ("tasks.groups_per_task=1", "training.epochs=50", "training.learning_rate=0.001", "trunk.word_bits=128"),
     ),
 }
 """By name; results lie in files of that name."""

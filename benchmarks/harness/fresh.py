@@ -19,8 +19,8 @@ from typing import Any
 from tsn_toolkit.errors import StoreError, TsnError
 from tsn_toolkit.verify.measure import measure_store
 
-IMPORTED_WHEN_USED = ("torch.export._trace", "torch_pruning")
-"""Modules that measuring would otherwise import in every process."""
+IMPORTED_WHEN_USED = ("torch.export._trace", "torch_pruning", "brevitas.graph.quantize")
+"""Modules that learning and measuring would otherwise import in every process."""
 
 FORK = multiprocessing.get_context("fork")
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
+from harness.wsn_fp32 import WinningWeight
 from tsn_toolkit.parts.subnet_weight import SubnetWeight
 from tsn_toolkit.parts.training_cost import LayerCost, step_flops
 
@@ -60,6 +61,8 @@ def _densities(module: nn.Module) -> tuple[float, float]:
     if not parametrize.is_parametrized(module, "weight"):
         return 1.0, float(module.weight.requires_grad)
     wrapper, latent = module.parametrizations["weight"][0], module.parametrizations["weight"].original
+    if isinstance(wrapper, WinningWeight):
+        return _fraction(wrapper.mask()), 1.0
     if not isinstance(wrapper, SubnetWeight):
         return 1.0, 1.0
     active = _fraction(wrapper.mask) if wrapper.rule == "select" else 1.0

@@ -64,7 +64,7 @@ class WinningWeight(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         size = self.score.abs()
-        mask = self.mask() + size - size.detach()  # straight through
+        mask = self.mask() + (size - size.detach())  # straight through; the difference is 0
         return mask * torch.where(self.used, weight.detach(), weight)
 
 
