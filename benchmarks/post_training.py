@@ -185,8 +185,8 @@ def page(record: Mapping[str, Any]) -> str:
 
 _HOW = (
     "The first task of the recipe is learned once per bit width; every step starts from the same learned network and is measured on validation data.",
-    "Noise of the codes is that of the stored network against its own weights in float, noise of the activations that of the 8-bit network against the",
-    "stored one. A step that raises the validation loss is undone, and says so. Seconds are the processor's, for the step and the calibration.",
+    "Noise of the codes is that of the stored network against its own weights in float, noise of the activations that of the 8-bit network against",
+    "the stored one. A step that raises the validation loss is undone, and says so. Seconds are the processor's, for the step and the calibration.",
 )
 
 
