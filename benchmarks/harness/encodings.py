@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.variants import NOBODY, SMALL, Variant, dense_variants, density_keys, frozen_variant
 
 DENSITIES = (0.5, 0.2, 0.1, 0.05)
@@ -68,31 +70,42 @@ def _small_parts() -> tuple[Variant, ...]:
     )
 
 
-def _by_hand(*densities: float) -> tuple[str, ...]:
-    """Densities of the five layers, as one would write them into the plan: a convolution's weight works at every position, a linear layer's once."""
-    names = ("features.0.0", "features.1.0", "features.2.0", "hidden.0.0", "hidden.1.0")
-    layers = ", ".join(f"{name}: {{density: {density}}}" for name, density in zip(names, densities, strict=True))
-    return (*density_keys(0.05), f"plan.layer_overrides={{{layers}}}")
+LAYERS = ("features.0.0", "features.1.0", "features.2.0", "hidden.0.0", "hidden.1.0")
+"""Of `alexnet_cifar`: convolutions, whose weights work at every position, and linear layers, whose weights work once."""
+
+
+def _by_layer(key: str, values: Sequence[float | str | None]) -> str:
+    """One density, or encoding, per layer, as one would write them into the plan; None leaves a layer as it is."""
+    said = [
+        f"{name}: {{{'density' if isinstance(value, float) else 'encoding'}: {value}}}" for name, value in zip(LAYERS, values, strict=True) if value
+    ]
+    return f"plan.{key}={{{', '.join(said)}}}"
 
 
 def _best(by_layer_names: bool) -> tuple[Variant, ...]:
     """Several savings together, over the densities that suit the network."""
+    more: tuple[Variant, ...] = ()
     if by_layer_names:
-        densities, base = _by_hand(0.6, 0.3, 0.15, 0.01, 0.02), "convs-denser"
-        what = "0.6, 0.3, 0.15 of the convolutions, 0.01, 0.02 of the linear layers, 4-bit codes"
-        tenth = (*_by_hand(0.6, 0.34, 0.17, 0.01, 0.02), *SMALL, "strategy.options.start_density=0.2")
-        more: tuple[Variant, ...] = (
-            Variant(base, what, densities, "density by hand"),
-            Variant("tenth", "a little denser, search from 0.2 down, int8 vectors, 4-bit heads", tenth, "best combination"),
+        by_hand = (*density_keys(0.05), _by_layer("layer_overrides", (0.6, 0.3, 0.15, 0.01, 0.02)))
+        layers = (*density_keys(0.05), _by_layer("layer_overrides", (0.6, "planes", "planes", 0.01, 0.02)), "trunk.word_bits=32")
+        settings = (*layers, *SMALL, "plan.bit_width=3")
+        what = "planes in two convolutions, 0.6 of the first, 0.01, 0.02 of the linear layers, 3-bit codes, int8 vectors, 4-bit heads"
+        child = _by_layer("child_overrides", (0.4, None, None, 0.005, 0.01))
+        wide_layers = _by_layer("layer_overrides", (1.0, "planes", "planes", 0.05, 0.1))
+        wide_child = _by_layer("child_overrides", (1.0, None, None, 0.03, 0.06))
+        wide = (*density_keys(0.05), wide_layers, wide_child, "trunk.word_bits=48", *SMALL)
+        more = (
+            Variant("wide", "planes in two convolutions, all of the first; later tasks own 0.03, 0.06 of the linear layers; 4-bit", wide, "wide"),
+            Variant("convs-denser", "0.6, 0.3, 0.15 of the convolutions, 0.01, 0.02 of the linear layers, 4-bit codes", by_hand, "density by hand"),
+            Variant("mixed", what, settings, "best combination"),
         )
+        what = "as mixed; later tasks own 0.4, 0.005, 0.01, in place of or beside what the parent uses"
+        best = Variant("best", what, (*settings, child), "best combination")
     else:
-        densities, base, more = ERK_05, "erk-05", ()
-    settings = (*densities, *SMALL, "plan.bit_width=3")
-    return (
-        *more,
-        Variant("best", f"as {base}, 3-bit codes, int8 vectors, 4-bit heads", settings, "best combination"),
-        Variant("alone-best", "control: as best, nothing inherited", (*settings, *NOBODY), "no sharing (control)"),
-    )
+        settings = (*ERK_05, *SMALL, "plan.bit_width=3")
+        best = Variant("best", "as erk-05, 3-bit codes, int8 vectors, 4-bit heads", settings, "best combination")
+    alone = Variant("alone-best", "control: as best, nothing inherited", (*settings, *NOBODY), "no sharing (control)")
+    return (*more, best, alone)
 
 
 def _controls() -> tuple[Variant, ...]:
