@@ -58,7 +58,7 @@ def _bound(rows: list[Row], peak_ratio: float) -> list[str]:
     lines = [
         f"This processor has no int8 dot products (VNNI): in one thread it does at most {peak_ratio:.2f} times as many int8 as float",
         "multiply-accumulates per second (`rates` of cpu_onnxruntime_no_vnni, matrix products of 1024 x 1024 x 1024). At equal efficiency a package",
-        "can be faster than dense fp32 by no more than that over the MACs kept, and faster than the vendor's int8 by no more than the inverse of these:",
+        "can be faster than dense fp32 by no more than that over the MACs kept, and faster than the vendor's int8 by no more than their inverse:",
         "",
     ]
     kept = {row["subject"]: row["macs"] / row["dense_macs"] for row in rows}
