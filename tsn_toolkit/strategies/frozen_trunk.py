@@ -20,7 +20,7 @@ from tsn_toolkit.trainer.loop import Phase, fit
 from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
 class Config(BaseModel):
