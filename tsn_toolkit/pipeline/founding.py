@@ -109,6 +109,8 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
     make_data_portable_(record)
     record["model"]["checkpoint"] = portable(record["model"]["checkpoint"], "TSN_CHECKPOINT_PATH")
     record["plan"]["file"] = None  # the plan itself stands beside the recipe
+    if not record["plan"]["child_overrides"]:
+        del record["plan"]["child_overrides"]
     record["data"] = {key: value for key, value in record["data"].items() if key not in LATE_DATA_KEYS or value is not None}
     record["tasks"] = _stored_tasks(record["tasks"], tasks)
     return record

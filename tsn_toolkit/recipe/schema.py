@@ -228,6 +228,9 @@ class PlanSection(Section):
     """Group name pattern (`layer1.*`) -> fraction of units kept."""
     layer_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
     """Layer name pattern -> what it does otherwise."""
+    child_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
+    """Layer name pattern -> what it does otherwise in a task that has another task as its parent: all that the parent uses stays, `density` is the
+    fraction of the slots that the task owns, in place of or beside those. Strategy `tsn` without a trained trunk."""
     budget: BudgetSection | None = None
     """Limits under which densities, granularities, bit widths and units are chosen layer by layer, in place of `density`, `granularity`, `bit_width`
     and `units_keep`; overrides stay as given. Needs a checkpoint to measure."""
