@@ -65,6 +65,8 @@ def measure_task(
     accuracy = {row["name"]: row["accuracy"] for row in rows}
     record["R_row"] = [accuracy.get(name) for name in task_names(recipe)[: index + 1]]  # None: retired
     record["accuracy"]["store"] = record["R_row"][index]
+    if recipe.task_inference.rule != "told":
+        record["task_inference"] = {key: [row[key] for row in rows] for key in ("accuracy_told", "task_found")}
     write_json(folder.record(data.name), record)
 
 

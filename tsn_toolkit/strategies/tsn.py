@@ -56,7 +56,7 @@ from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, steps_per_epoch,
 from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 NARROWED_SHARE = 0.2
 """Share of the codes phase that trains through codes narrowed by adaptive bit widths; at least one epoch."""
