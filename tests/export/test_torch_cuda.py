@@ -1,29 +1,21 @@
 """Programs for PyTorch on a GPU: the same file as for the CPU, run where CUDA is, and a package that says so where it is not."""
 
-import sys
-from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 
 import tsn_toolkit.export.torch as program
 import tsn_toolkit.export.torch_cuda as exporter
-from tsn_toolkit.export.package import read_manifest, write_package
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("gpu_torch")
 without_cuda = pytest.mark.skipif(not exporter.cannot_run(), reason="a CUDA device is here: packages are run")
 with_cuda = pytest.mark.skipif(bool(exporter.cannot_run()), reason=exporter.cannot_run())
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,8 @@ _INTEGER = frozenset(
     {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
 )
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
+_PRODUCTS = frozenset({"MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
+"""What may also multiply two activations, as attention does."""
 _SUPPORTING = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 
 _README_CODE = """\
@@ -118,7 +120,7 @@ def share_of(events: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]
         weight_shapes: layer -> shape of its weight, (out, in / groups, ...).
 
     Raises:
-        GateError: a weight operation of the profile belongs to no layer, so that its MACs are unknown.
+        GateError: an operation with a weight belongs to no layer, so that its MACs are unknown.
     """
     operations: Counter[str] = Counter()
     integer = total = 0
@@ -127,8 +129,10 @@ def share_of(events: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]
         operation, name = event["args"]["op_name"], event["name"].removesuffix("_kernel_time")
         operations[operation] += 1
         if operation in _INTEGER or operation in _FLOAT:
-            layer = layer_of(name, weight_shapes)
-            macs = math.prod(_single_shape(event["args"]["output_type_shape"])) * math.prod(weight_shapes[layer][1:])
+            macs = _product_macs(event["args"]) if operation in _PRODUCTS else None
+            if macs is None:
+                layer = layer_of(name, weight_shapes)
+                macs = math.prod(_single_shape(event["args"]["output_type_shape"])) * math.prod(weight_shapes[layer][1:])
             total += macs
             integer += macs if operation in _INTEGER else 0
         if operation not in _INTEGER and operation not in _SUPPORTING and not operation.startswith("QLinear") and _reads_float(event):
@@ -171,6 +175,20 @@ def _entries(without_vnni: Mapping[str, str]) -> str:
 
 def _single_shape(types: list[dict[str, list[int]]]) -> list[int]:
     return next(iter(types[0].values()))
+
+
+def _product_macs(shapes: Mapping[str, list[dict[str, list[int]]]]) -> int | None:
+    """Multiply-accumulates of a product of two activations; None where one factor is a matrix, that is a layer's weight.
+
+    Activations carry the batch, so theirs have three dimensions or more; scales and zero points among the inputs have fewer. A factor may be read
+    transposed, so the summed length is what the first one has beside the rows of the result.
+    """
+    factors = [shape for shape in (_single_shape([types]) for types in shapes["input_type_shape"]) if len(shape) >= 3]
+    if len(factors) < 2:
+        return None
+    first = factors[0]
+    result = _single_shape(shapes["output_type_shape"])
+    return math.prod(result) * (first[-2] * first[-1] // result[-2])
 
 
 def _reads_float(event: dict[str, Any]) -> bool:

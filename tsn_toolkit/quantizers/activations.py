@@ -18,9 +18,9 @@ from torch import nn
 
 from tsn_toolkit.contracts import ActivationRange
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.quantizers.brevitas_graph import QuantizedGraph, activation_proxies, quantize_graph
+from tsn_toolkit.quantizers.brevitas_graph import QuantizedGraph, activation_proxies, levels_of, quantize_graph, scaling_of
 from tsn_toolkit.quantizers.coded_layers import Codes, Scales, check_layers, column
-from tsn_toolkit.quantizers.ranges import calibrate_ranges, levels_of, scaling_of
+from tsn_toolkit.quantizers.ranges import calibrate_ranges
 
 _MAX_BIAS_CODE = 2**30
 
