@@ -3,9 +3,9 @@
 import dataclasses
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 import torch
@@ -24,26 +24,8 @@ from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("edge_executorch_xnnpack")
 installed = pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="ExecuTorch is not installed")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(32)])
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """int8 linear layers by torchao: the store's integers in the file, the same answers as the float model, and what stays float."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 import torch
@@ -14,13 +13,11 @@ import tsn_toolkit.export.torch_cuda as exporter
 from tsn_toolkit.errors import ExportError, TargetError
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.package import read_manifest, write_package
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.export.torchao_int8 import with_int8_linear
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 TARGET = load_target("gpu_torch_int8")
 installed = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
@@ -29,12 +26,7 @@ LINEAR = "linear.parametrizations.weight.original0"
 
 
 @pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def reference(task):
+def int8_reference(task):
     return with_int8_linear(program.from_integers(task), task)[0]
 
 
@@ -61,23 +53,23 @@ def test_program_answers_like_the_float_model_with_torch_alone(package, task):
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
-def test_gates_say_what_was_not_run_and_catch_a_changed_code(package, task, reference):
+def test_gates_say_what_was_not_run_and_catch_a_changed_code(package, task, int8_reference):
     x = models.inputs(16, seed=7)
-    parity = run_gates(package, task, reference, TARGET, x)
+    parity = run_gates(package, task, int8_reference, TARGET, x)
     assert parity.failures == () and parity.top1_agreement == 1.0
     weights = package / "weights.safetensors"
     tensors, content = load_file(weights), weights.read_bytes()
     tensors[LINEAR][1, 2] ^= -128
     save_file(tensors, weights)
     try:
-        assert f"tensor `{LINEAR}` is not the store's" in run_gates(package, task, reference, TARGET, x).failures[0]
+        assert f"tensor `{LINEAR}` is not the store's" in run_gates(package, task, int8_reference, TARGET, x).failures[0]
     finally:
         weights.write_bytes(content)
 
 
 @with_cuda
-def test_program_passes_both_gates_on_the_gpu(package, task, reference):
-    assert run_gates(package, task, reference, TARGET, models.inputs(48, seed=7)).passed
+def test_program_passes_both_gates_on_the_gpu(package, task, int8_reference):
+    assert run_gates(package, task, int8_reference, TARGET, models.inputs(48, seed=7)).passed
 
 
 @installed
