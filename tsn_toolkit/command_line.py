@@ -272,7 +272,7 @@ def infer_task(store: Path, inputs: Path | None, rule: Any, batch: int, as_json:
     from tsn_toolkit.pipeline.inference import infer_file, infer_on_test_data
 
     result = infer_on_test_data(store, rule, batch) if inputs is None else infer_file(store, inputs, rule)
-    click.echo(json.dumps(result) if as_json else "\n".join(_lines(result)))
+    click.echo(json.dumps(result) if as_json else indented_text(result))
 
 
 @main.command()
