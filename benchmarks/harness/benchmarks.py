@@ -30,20 +30,46 @@ class Benchmark:
 
 WHOLE_DATA = ("data.train_limit=null", "data.test_limit=null")
 
+
+def _strategies(recipe: str, *full: str, new_classes: bool) -> dict[str, Benchmark]:
+    """The small form, which is the recipe as it is, and the full one.
+
+    Args:
+        recipe: its name, and that of the small form.
+        full: sizes of the full form.
+        new_classes: each task has classes of its own.
+    """
+    variants = strategy_variants(new_classes=new_classes)
+    return {recipe: Benchmark(recipe, variants), f"{recipe}_full": Benchmark(recipe, variants, full)}
+
+
 BENCHMARKS = {
     "permuted_digits": Benchmark("permuted_digits", encoding_variants(by_layer_names=False)),
     "split_cifar100": Benchmark("split_cifar100", encoding_variants(by_layer_names=True)),
-    "permuted_mnist": Benchmark("permuted_mnist", strategy_variants(new_classes=False)),
-    "permuted_mnist_full": Benchmark(
+    **_strategies(
         "permuted_mnist",
-        strategy_variants(new_classes=False),
-        (*WHOLE_DATA, "tasks.count=10", "training.epochs=5", "training.batch_size=10", "training.learning_rate=0.001"),
+        *(*WHOLE_DATA, "tasks.count=10", "training.epochs=5", "training.batch_size=10", "training.learning_rate=0.001"),
+        new_classes=False,
     ),
-    "har_subjects": Benchmark("har_subjects", strategy_variants(new_classes=False)),
-    "har_subjects_full": Benchmark(
+    **_strategies(
+        "cifar100_10x10",
+        *(*WHOLE_DATA, "tasks.count=10", "training.epochs=200", "training.batch_size=64", "training.learning_rate=0.001"),
+        new_classes=True,
+    ),
+    **_strategies(
+        "cifar100_20x5",
+        *(*WHOLE_DATA, "tasks.count=20", "training.epochs=50", "training.batch_size=64", "training.learning_rate=0.001"),
+        new_classes=True,
+    ),
+    **_strategies(
+        "three_datasets",
+        *(*WHOLE_DATA, "training.epochs=100", "training.batch_size=64", "training.learning_rate=0.001"),
+        new_classes=True,
+    ),
+    **_strategies(
         "har_subjects",
-        strategy_variants(new_classes=False),
-        ("tasks.groups_per_task=1", "training.epochs=50", "training.learning_rate=0.001", "trunk.word_bits=128"),
+        *("tasks.groups_per_task=1", "training.epochs=50", "training.learning_rate=0.001"),
+        new_classes=False,
     ),
 }
 """By name; results lie in files of that name."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.ablations import ablations
 from harness.benchmarks import variants_of
+from harness.markdown import markdown_table
 from harness.results import Line
 from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread
 from harness.variants import DENSE_COLD
@@ -30,13 +32,14 @@ def render_table(benchmark: str, lines: Lines) -> str:
         f"![accuracy as tasks arrive]({benchmark}_tasks.svg)",
         *_verdict(lines),
         "## Accuracy and bytes",
-        _table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
+        markdown_table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
+        *ablations(lines),
         "## Where the bytes are (kB, all tasks)",
         _breakdown(order, lines),
         "## What the stores are compared with (kB)",
         _denominators(order, lines),
         "## Time and memory",
-        _table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
+        markdown_table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
         "## Where the numbers come from",
         _provenance(order, lines),
     ]
@@ -81,7 +84,7 @@ def _verdict(lines: Lines) -> list[str]:
     if not found:
         return []
     rows = [[check.claim, check.words, check.numbers] for check in found]
-    return ["## Verdict", _table(("claim", "in these lines", "measured"), rows)]
+    return ["## Verdict", markdown_table(("claim", "in these lines", "measured"), rows)]
 
 
 def _breakdown(order: Sequence[str], lines: Lines) -> str:
@@ -93,7 +96,7 @@ def _breakdown(order: Sequence[str], lines: Lines) -> str:
         [f"`{name}`", *(f"{mean([line['breakdown'][kind] for line in lines[name]]) / 1000:,.1f}" for kind in kinds), _entropy(lines[name])]
         for name in stores
     ]
-    return _table(("variant", *kinds, "entropy of masks and codes"), rows)
+    return markdown_table(("variant", *kinds, "entropy of masks and codes"), rows)
 
 
 def _entropy(own: Sequence[Line]) -> str:
@@ -107,7 +110,7 @@ def _denominators(order: Sequence[str], lines: Lines) -> str:
         own = lines[name]
         cells = [f"{mean([line['denominators'][key] for line in own]) / 1000:,.1f}" if key in own[0]["denominators"] else "" for key in keys]
         rows.append([f"`{name}`", f"{_mean(own, 'store_bytes') / 1000:,.1f}", *cells])
-    return _table(("variant", "itself", *keys), rows)
+    return markdown_table(("variant", "itself", *keys), rows)
 
 
 _COST_HEAD = ("variant", "threads", "training, 1e12 operations", "training, s", "everything, s", "processor, s", "peak memory, MB")
@@ -135,10 +138,6 @@ def _provenance(order: Sequence[str], lines: Lines) -> str:
             "- commands: the `command` of each line",
         ]
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *rows))
 
 
 def _percent(value: Spread) -> str:

@@ -18,7 +18,8 @@ from tsn_toolkit.delivery import BenchSettings, deliver
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.executorch_program import Node, ProgramContents
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
