@@ -55,7 +55,7 @@ class DataSection(Section):
     """The data, before it is split into tasks."""
 
     source: str
-    """Name of a data source: digits, idx, cifar-binary, npz or factory."""
+    """Name of a data source: cifar-binary, csv, datasets-folder, digits, factory, idx, image-folder, labelled-text or npz."""
     path: str | None = None
     """Folder or file that the source reads."""
     options: dict[str, Any] = Field(default_factory=dict)
