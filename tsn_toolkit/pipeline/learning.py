@@ -9,6 +9,7 @@ import numpy as np
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
 from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
