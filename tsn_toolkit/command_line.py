@@ -258,6 +258,23 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else indented_text(result))
 
 
+@main.command("infer-task")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--inputs", type=click.Path(path_type=Path, exists=True), help=".npy array of examples of one task; default: the tasks' own test data.")
+@click.option("--rule", type=click.Choice(["one-shot", "binary"]), default="one-shot", show_default=True, help="One gradient, or halving.")
+@click.option("--batch", type=click.IntRange(1), default=128, show_default=True, help="Test examples of one task that are looked at together.")
+@JSON_OPTION
+def infer_task(store: Path, inputs: Path | None, rule: Any, batch: int, as_json: bool) -> None:
+    """Find the task of inputs by the entropy of STORE's answers, or measure how often that is right on its own test data.
+
+    All tasks' full networks are in memory at once; they must have equally many classes and one normalisation.
+    """
+    from tsn_toolkit.pipeline.inference import infer_file, infer_on_test_data
+
+    result = infer_on_test_data(store, rule, batch) if inputs is None else infer_file(store, inputs, rule)
+    click.echo(json.dumps(result) if as_json else indented_text(result))
+
+
 @main.command()
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path, exists=True), help="Store of the task: time the dense network too, fp32 and vendor int8.")

@@ -6,6 +6,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
+NAMED = 6
+"""Operations that stay in float and are named."""
 _HEAD = ("target", "bytes", "test %, exported", "gate (a), steps", "gate (b), same class", "gate (b), dB")
 _HEAD += ("ms, batch 1", "dense fp32", "ms, batch 32", "dense fp32", "integer MACs")
 
@@ -84,7 +86,10 @@ def _integer_cell(row: Row, notes: list[str]) -> str:
     if share is None:
         return "not profiled here" if row["parity"]["not_run"] else "float by design"
     stays = row["stays_float"]
-    return f"{share:.1%}" + (_note("stays in float: " + ", ".join(stays), notes) if share < 1 and stays else "")
+    if share == 1 or not stays:
+        return f"{share:.1%}"
+    further = f" and {len(stays) - NAMED} more" if stays[NAMED:] else ""
+    return f"{share:.1%}" + _note("stays in float: " + ", ".join(stays[:NAMED]) + further, notes)
 
 
 def _note(reason: str, notes: list[str]) -> str:

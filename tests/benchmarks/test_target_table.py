@@ -56,6 +56,8 @@ def test_a_failed_gate_is_named():
 def test_floats():
     assert "| 75.0% [1] |" in text_of(row_of("cpu", integer_mac_share=0.75, stays_float=["Softmax a", "Mul b"]))
     assert "- [1] stays in float: Softmax a, Mul b" in text_of(row_of("cpu", integer_mac_share=0.75, stays_float=["Softmax a", "Mul b"]))
+    many = text_of(row_of("cpu", integer_mac_share=0.75, stays_float=[f"Add {index}" for index in range(8)]))
+    assert "Add 4, Add 5 and 2 more" in many and "Add 6" not in many
     assert "| exact |" in text_of(row_of("cpu", parity={**PARITY, "sqnr_db": None}))
     assert "| float by design |" in text_of(row_of("torch", integer_mac_share=None))
 

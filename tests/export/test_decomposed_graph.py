@@ -1,8 +1,6 @@
 """The integer model as torch operations with explicit quantization: the same numbers as Brevitas', and codes where backends look for them."""
 
-import sys
-from pathlib import Path
-
+import export_models as models
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +9,6 @@ from torch import nn
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.decomposed_graph import DecomposedGraph
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 
 class OneDimensional(nn.Module):

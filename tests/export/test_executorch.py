@@ -3,9 +3,9 @@
 import dataclasses
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 import torch
@@ -13,38 +13,19 @@ from torch import nn
 
 import tsn_toolkit.export.executorch as exporter
 from tsn_toolkit.bench.vendor_int8 import vendor_int8
-from tsn_toolkit.contracts import Split, TaskData
-from tsn_toolkit.delivery import BenchSettings, deliver
 from tsn_toolkit.errors import ExportError, GateError, TargetError
-from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.child import infer, latencies_ms
 from tsn_toolkit.export.executorch_program import Node, ProgramContents
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("edge_executorch_xnnpack")
 installed = pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="ExecuTorch is not installed")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(32)])
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +49,13 @@ def test_package_passes_both_gates(package, task, reference):
 
 def test_readme_code_runs(package):
     assert "largest difference to the recorded outputs" in models.readme_output(package)
+
+
+def test_calls_are_timed(package):
+    times = latencies_ms(
+        package / "model.pte", models.inputs(2).numpy(), runtime="executorch", options={}, threads=1, seconds=0.02, warmup_seconds=0.01
+    )
+    assert len(times) >= 3 and min(times) > 0
 
 
 def test_every_multiply_accumulate_is_in_an_integer_kernel(package):
@@ -141,6 +129,7 @@ class Signals(nn.Module):
 
 @installed
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("make, size, float_parts", [(Mixed, (3, 8, 8), ("GlobalAvgPooling2d",)), (Signals, (3, 8), ())])
 def test_answers_are_the_reference_to_the_code(make, size, float_parts, tmp_path):
     def batch(count: int, seed: int) -> torch.Tensor:
@@ -159,6 +148,7 @@ def test_answers_are_the_reference_to_the_code(make, size, float_parts, tmp_path
 
 @installed
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_wrong_activation_scale_fails_gate_b(task, ranges, tmp_path):
     wrong = {**ranges, "x_quant": dataclasses.replace(ranges["x_quant"], scale=ranges["x_quant"].scale / 8)}
     write_package(task, wrong, TARGET, tmp_path / "p", example_input=models.inputs(1))
@@ -169,19 +159,7 @@ def test_wrong_activation_scale_fails_gate_b(task, ranges, tmp_path):
 
 @installed
 @pytest.mark.slow
-def test_delivery_measures_beside_both_baselines(task, ranges, tmp_path):
-    x = models.inputs(24, seed=3)
-    split = Split(x, task.model(x).argmax(1))
-    data = TaskData("task", (0, 1, 2, 3, 4), split, split, split)
-    bench = BenchSettings(batches=(1,), seconds=0.04)
-    done = deliver(task, ranges, TARGET, tmp_path / "p", data=data, dense=models.ResidualNet(16).eval(), bench=bench)
-    numbers = done.latency_ms["batch_1"]
-    assert numbers["dense_fp32_median"] > 0 and numbers["vendor_int8_median"] > 0 and done.vendor_int8["bytes"] > 0
-    assert done.parity["integer_mac_share"] == 1.0 and done.parity["stays_float"] == ["AvgPooling2d"]
-
-
-@installed
-@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_vendor_baseline_is_int8(task, tmp_path):
     baseline = vendor_int8(task.model, models.inputs(32).numpy(), TARGET, tmp_path)
     assert baseline.skipped == "" and baseline.size_bytes == baseline.model.stat().st_size

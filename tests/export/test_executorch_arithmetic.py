@@ -1,24 +1,15 @@
 """XNNPACK's fixed-point addition by hand."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tsn_toolkit.export.executorch_arithmetic import _Xnnpack
 from tsn_toolkit.export.integer_interpreter import Codes, Sum
-from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def interpreter():
-    task = models.extracted_of(models.ResidualNet())
-    ranges = calibrate_ranges(task.model, task.q, task.scale, [models.inputs(8)])
-    return _Xnnpack(build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges))
+def interpreter(reference):
+    return _Xnnpack(reference)
 
 
 def codes(values, scale):

@@ -2,9 +2,9 @@
 
 import dataclasses
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 import torch
@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tsn_toolkit.export import int4_onnx
+from tsn_toolkit.export.manifest import add_measurements
 from tsn_toolkit.export.onnxruntime_arithmetic import rounded_by_blocks
-from tsn_toolkit.export.package import add_measurements, write_package
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import OperationSupport, load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 SHIPPED = load_target("cpu_onnxruntime_int4")
 

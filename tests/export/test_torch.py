@@ -61,7 +61,7 @@ def flip_sign_bit(program: Path, tensor: str) -> None:
 
 def test_package_passes_both_gates(package, task):
     x = models.inputs(48, seed=7)
-    parity = run_gates(package, task, exporter._from_integers(task), TARGET, x, task.model(x).argmax(1))
+    parity = run_gates(package, task, exporter.from_integers(task), TARGET, x, task.model(x).argmax(1))
     assert parity.passed and parity.output_steps < 1 and parity.accuracy == 1.0
     assert integer_share(package) is None and _share_record(package) == {"integer_mac_share": None, "stays_float": []}
     manifest = read_manifest(package)
@@ -117,7 +117,7 @@ def test_flipped_bit_in_the_program_fails_gate_a_even_when_rehashed(copy, task):
     with pytest.raises(GateError, match="`model.pt2` has sha256"):
         verify_package(copy)
     add_measurements(copy, {})
-    parity = run_gates(copy, task, exporter._from_integers(task), TARGET, models.inputs(16, seed=7))
+    parity = run_gates(copy, task, exporter.from_integers(task), TARGET, models.inputs(16, seed=7))
     assert "`model.pt2`: tensor `conv2.weight` is not the store's" in parity.failures[0]
     assert parity.output_steps > 1 and "artefact and float reference differ by" in parity.failures[1]
 

@@ -29,7 +29,7 @@ def package(task, tmp_path_factory):
 def test_package_says_it_was_not_run(package, task):
     manifest = read_manifest(package)
     assert manifest["not_run"] == "not run here: no CUDA device" and "This package was not run here" in (package / "README.md").read_text()
-    parity = run_gates(package, task, program._from_integers(task), TARGET, models.inputs(16, seed=7))
+    parity = run_gates(package, task, program.from_integers(task), TARGET, models.inputs(16, seed=7))
     assert parity.not_run and parity.failures == () and np.isnan(parity.output_steps) and parity.top1_agreement == 1.0
     assert verify_package(package).not_run == manifest["not_run"]
 
@@ -42,6 +42,6 @@ def test_file_is_the_one_for_the_cpu(package, task, tmp_path):
 
 @with_cuda
 def test_program_passes_both_gates_on_the_gpu(package, task):
-    parity = run_gates(package, task, program._from_integers(task), TARGET, models.inputs(48, seed=7))
+    parity = run_gates(package, task, program.from_integers(task), TARGET, models.inputs(48, seed=7))
     assert parity.passed
     assert "largest difference to the recorded outputs" in models.readme_output(package)

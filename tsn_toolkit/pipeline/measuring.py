@@ -49,8 +49,9 @@ def measure_task(
         "parity": {},
         "warnings": [],
     }
-    if (steps := folder.kept(data.name, "post_training")).is_file():
-        record["post_training"] = read_json(steps)
+    for name in ("parent_choice", "post_training"):
+        if (found := folder.kept(data.name, name)).is_file():
+            record[name] = read_json(found)
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place = folder.package(data.name, target.name)
@@ -65,6 +66,8 @@ def measure_task(
     accuracy = {row["name"]: row["accuracy"] for row in rows}
     record["R_row"] = [accuracy.get(name) for name in task_names(recipe)[: index + 1]]  # None: retired
     record["accuracy"]["store"] = record["R_row"][index]
+    if recipe.task_inference.rule != "told":
+        record["task_inference"] = {key: [row[key] for row in rows] for key in ("accuracy_told", "task_found")}
     write_json(folder.record(data.name), record)
 
 

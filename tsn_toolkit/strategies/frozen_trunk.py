@@ -20,7 +20,7 @@ from tsn_toolkit.trainer.positive_gains import with_positive_gains
 from tsn_toolkit.trainer.training_hooks import PLAIN
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
 class Config(BaseModel):
