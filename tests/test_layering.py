@@ -54,14 +54,22 @@ HOMES = {
     "tensorrt": {"export"},
     "onnxscript": {"export", "verify", "bench"},
     "jinja2": {"report"},
+    "PIL": {"data"},
+    "datasets": {"data"},
 }
 # A runtime is imported only inside the function that uses it, or in `run_<runtime>.py` and `quantize_<runtime>.py`, processes of their own.
 RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino", "nncf", "tensorrt", "executorch", "torchao"}
 PROGRAMS = ("run_", "quantize_")
-EXTRAS = ("onnxruntime", "openvino", "nncf", "executorch", "tensorrt")
+EXTRAS = ("onnxruntime", "openvino", "nncf", "executorch", "tensorrt", "images", "datasets")
 
 # Distribution in pyproject.toml -> names that it brings, where they differ.
-IMPORT_NAMES = {"pyyaml": {"yaml"}, "scikit-learn": {"sklearn"}, "torch-pruning": {"torch_pruning"}, "pydantic": {"pydantic", "pydantic_core"}}
+IMPORT_NAMES = {
+    "pillow": {"PIL"},
+    "pydantic": {"pydantic", "pydantic_core"},
+    "pyyaml": {"yaml"},
+    "scikit-learn": {"sklearn"},
+    "torch-pruning": {"torch_pruning"},
+}
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,10 @@ def round_network_(model: nn.Module, graph: ModelGraph, bits: int) -> dict[str, 
     names = {*(layer.name for layer in graph.layers), graph.head}
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     for name in sorted(names):
-        module = model.get_submodule(name)
-        layer = round_layer(module.weight.detach().numpy(), bit_width=bits, max_code=largest, precision="half")
+        weight = model.get_parameter(f"{name}.weight").detach().numpy()
+        layer = round_layer(weight, bit_width=bits, max_code=largest, precision="half")
         q = layer_integers(layer, np.zeros(layer.states.shape, np.int8))
-        write_weight_(module, q, layer.scale)
+        write_weight_(model.get_submodule(name), q, layer.scale)
         tensors[f"{name}.weight"] = torch.from_numpy(_packed(q, bits))
         tensors[f"{name}.weight.scale"] = torch.from_numpy(layer.scale)
     return tensors
@@ -93,4 +93,5 @@ def _packed(q: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     if bits == 8:
         return flat.copy()
     flat = np.concatenate([flat & 15, np.zeros(len(flat) % 2, np.uint8)])
-    return flat[0::2] | flat[1::2] << 4
+    packed: NDArray[np.uint8] = flat[0::2] | flat[1::2] << np.uint8(4)
+    return packed

@@ -29,7 +29,9 @@ def encoding_variants(*, by_layer_names: bool) -> tuple[Variant, ...]:
 
 def _masked(rule: str, density: float) -> Variant:
     name = f"{rule}-{round(100 * density):02d}"
-    return Variant(name, f"element masks, density {density} {_RULES[rule]}, 4-bit codes", density_keys(density, rule), f"density {_RULES[rule]}")
+    full = ("trunk.word_bits=64",) if density == 0.5 and rule != "uniform" else ()  # a layer may get density 1, which every task then owns whole
+    settings = (*density_keys(density, rule), *full)
+    return Variant(name, f"element masks, density {density} {_RULES[rule]}, 4-bit codes", settings, f"density {_RULES[rule]}")
 
 
 _RULES = {"uniform": "in every layer", "erk": "by layer (ERK)", "learned": "by layer (learned)"}
@@ -74,11 +76,12 @@ LAYERS = ("features.0.0", "features.1.0", "features.2.0", "hidden.0.0", "hidden.
 """Of `alexnet_cifar`: convolutions, whose weights work at every position, and linear layers, whose weights work once."""
 
 
+PLANES = "encoding: planes"
+
+
 def _by_layer(key: str, values: Sequence[float | str | None]) -> str:
-    """One density, or encoding, per layer, as one would write them into the plan; None leaves a layer as it is."""
-    said = [
-        f"{name}: {{{'density' if isinstance(value, float) else 'encoding'}: {value}}}" for name, value in zip(LAYERS, values, strict=True) if value
-    ]
+    """One density, or some keys, per layer, as one would write them into the plan; None leaves a layer as it is."""
+    said = [f"{name}: {{{f'density: {value}' if isinstance(value, float) else value}}}" for name, value in zip(LAYERS, values, strict=True) if value]
     return f"plan.{key}={{{', '.join(said)}}}"
 
 
@@ -87,15 +90,15 @@ def _best(by_layer_names: bool) -> tuple[Variant, ...]:
     more: tuple[Variant, ...] = ()
     if by_layer_names:
         by_hand = (*density_keys(0.05), _by_layer("layer_overrides", (0.6, 0.3, 0.15, 0.01, 0.02)))
-        layers = (*density_keys(0.05), _by_layer("layer_overrides", (0.6, "planes", "planes", 0.01, 0.02)), "trunk.word_bits=32")
+        layers = (*density_keys(0.05), _by_layer("layer_overrides", (0.6, PLANES, PLANES, 0.01, 0.02)), "trunk.word_bits=32")
         settings = (*layers, *SMALL, "plan.bit_width=3")
         what = "planes in two convolutions, 0.6 of the first, 0.01, 0.02 of the linear layers, 3-bit codes, int8 vectors, 4-bit heads"
         child = _by_layer("child_overrides", (0.4, None, None, 0.005, 0.01))
-        wide_layers = _by_layer("layer_overrides", (1.0, "planes", "planes", 0.05, 0.1))
-        wide_child = _by_layer("child_overrides", (1.0, None, None, 0.03, 0.06))
-        wide = (*density_keys(0.05), wide_layers, wide_child, "trunk.word_bits=48", *SMALL)
+        whole = "encoding: codes, density: 1.0, granularity: element, bit_width: 3"
+        wide_layers = _by_layer("layer_overrides", (1.0, PLANES, PLANES, 0.02, 0.04))
+        wide = (*density_keys(0.05), wide_layers, _by_layer("child_overrides", (1.0, whole, whole, 0.02, 0.04)), "trunk.word_bits=48", *SMALL)
         more = (
-            Variant("wide", "planes in two convolutions, all of the first; later tasks own 0.03, 0.06 of the linear layers; 4-bit", wide, "wide"),
+            Variant("wide", "later tasks own all of the convolutions, 3 and 4 bits, and 0.02, 0.04 of the linear layers", wide, "best combination"),
             Variant("convs-denser", "0.6, 0.3, 0.15 of the convolutions, 0.01, 0.02 of the linear layers, 4-bit codes", by_hand, "density by hand"),
             Variant("mixed", what, settings, "best combination"),
         )

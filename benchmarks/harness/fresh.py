@@ -51,7 +51,7 @@ class FreshProcesses:
             StoreError: the process failed; its message is passed on.
         """
         self._ours.send((str(path), dict(data_paths or {})))
-        answer = json.loads(self._ours.recv())
+        answer: dict[str, Any] = json.loads(self._ours.recv())
         if "error" in answer:
             raise StoreError(f"measuring {path} in a fresh process failed: {answer['error']}")
         return answer

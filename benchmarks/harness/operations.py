@@ -56,8 +56,8 @@ def _fan_in(module: nn.Linear | nn.Conv1d | nn.Conv2d) -> int:
     return size
 
 
-def _densities(module: nn.Module) -> tuple[float, float]:
-    """Fraction of a layer's weights that is active, and of its weight gradients that is asked for."""
+def _densities(module: Any) -> tuple[float, float]:
+    """Fraction of a layer's weights that is active, and of its weight gradients that is asked for; of modules, whose attributes have no types."""
     if not parametrize.is_parametrized(module, "weight"):
         return 1.0, float(module.weight.requires_grad)
     wrapper, latent = module.parametrizations["weight"][0], module.parametrizations["weight"].original
@@ -71,5 +71,6 @@ def _densities(module: nn.Module) -> tuple[float, float]:
     return active, _fraction(wrapper.own_slots()) if latent.requires_grad else 0.0
 
 
-def _fraction(mask: torch.Tensor) -> float:
+def _fraction(mask: Any) -> float:
+    """Share of True."""
     return float(mask.float().mean())

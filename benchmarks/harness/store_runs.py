@@ -68,8 +68,8 @@ def first_task_trunk_numbers(make_recipe: MakeRecipe, variant: Variant, place: P
 
 def _counted_by_strategy(store: Store) -> dict[str, float]:
     """Operations of training, where the strategy counts its own."""
-    counts = [store.validation(entry.name).get("training_flops") for entry in store.entries]
-    return {"training_flops": sum(counts)} if all(count is not None for count in counts) else {}
+    numbers = [store.validation(entry.name) for entry in store.entries]
+    return {"training_flops": sum(each["training_flops"] for each in numbers)} if all("training_flops" in each for each in numbers) else {}
 
 
 def _store_accuracy(store: Store, shop: Workshop, data: TaskData) -> float:

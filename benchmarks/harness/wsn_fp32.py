@@ -51,6 +51,8 @@ class WinningWeight(nn.Module):
         used: bool buffer, shape of the weight; slots that an earlier task used.
     """
 
+    used: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, density: float):
         super().__init__()
         self.keep = keep_count(density, weight.numel())
@@ -76,8 +78,8 @@ def wsn_fp32_numbers(make_recipe: MakeRecipe, variant: Variant, place: Path, hoo
     with seeded(recipe.seed):
         model = shop.factory()
         for layer in plan.layers:
-            module = model.get_submodule(layer.name)
-            parametrize.register_parametrization(module, "weight", WinningWeight(module.weight, layer.density))
+            weight = model.get_parameter(f"{layer.name}.weight")
+            parametrize.register_parametrization(model.get_submodule(layer.name), "weight", WinningWeight(weight, layer.density))
     names, files, rows, heads = task_names(recipe), [], [], []
     for index, name in enumerate(names):
         context = task_context(recipe, store, shop, plan, load_task(recipe, index), index, hooks)

@@ -70,6 +70,12 @@ def start_scores_(model: nn.Module, start_density: float = 0.0) -> None:
     refresh_masks_(model, start_density, progress=0.0)
 
 
+def update_scores_every_(model: nn.Module, every: int, step: int) -> None:
+    """Says whether the scores of the scored layers get a gradient in a step (0-based), in place: in the last of every `every` steps."""
+    for wrapper, _ in _scored(model):
+        wrapper.score_due = (step + 1) % every == 0
+
+
 def refresh_masks_(model: nn.Module, start_density: float = 0.0, progress: float = 1.0) -> None:
     """Sets the masks of the scored layers by their scores, in place, on the way from `start_density` (or more) to each layer's own density."""
     for wrapper, _ in _scored(model):

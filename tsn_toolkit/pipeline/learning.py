@@ -13,6 +13,7 @@ from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.pipeline.parent_choice import choose_parent
 from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.store.store import Store
@@ -41,7 +42,7 @@ def task_context(
     recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks
 ) -> TaskContext:
     """What a strategy is given."""
-    parent = choose_parent(recipe, store)
+    parent = choose_parent(recipe, store, shop, data, hooks)
     start, classes, revision = None, (), None
     if parent != TRUNK:
         start, revision = store.weights(parent), store.revision(parent)
@@ -89,28 +90,3 @@ def task_context(
         earlier=lambda: tuple(load_task(recipe, earlier) for earlier in range(index)),
         keep=None if hooks.keep is None else partial(hooks.keep, data.name),
     )
-
-
-def choose_parent(recipe: Recipe, store: Store) -> str:
-    """The owner whose frozen view the next task inherits.
-
-    `auto` is the trunk where it holds trained weights, else the previous task. A strategy of isolation `none` continues the newest revision.
-
-    Raises:
-        RecipeError: tasks that stand for themselves and revisions of one network would meet in one store, or revisions would not follow each other.
-    """
-    if not store.entries:
-        return TRUNK
-    newest, isolation = store.entries[-1], registry.load("tsn_toolkit.strategies", recipe.strategy.name).ISOLATION
-    if newest.isolation != isolation:
-        raise RecipeError(
-            f"{store.path} holds tasks of isolation `{newest.isolation}`, strategy `{recipe.strategy.name}` has isolation `{isolation}`. "
-            "Begin another store, or name a strategy of the same isolation."
-        )
-    if isolation == "none":
-        if recipe.parent == "trunk":
-            raise RecipeError(f"`parent` is trunk, but strategy `{recipe.strategy.name}` continues one network from task to task. Set it to auto.")
-        return newest.name
-    if recipe.parent == "trunk" or (recipe.parent == "auto" and store.trunk().kind == "checkpoint"):
-        return TRUNK
-    return newest.name

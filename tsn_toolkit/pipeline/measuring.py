@@ -49,8 +49,9 @@ def measure_task(
         "parity": {},
         "warnings": [],
     }
-    if (steps := folder.kept(data.name, "post_training")).is_file():
-        record["post_training"] = read_json(steps)
+    for name in ("parent_choice", "post_training"):
+        if (found := folder.kept(data.name, name)).is_file():
+            record[name] = read_json(found)
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place = folder.package(data.name, target.name)

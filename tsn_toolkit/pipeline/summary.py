@@ -50,11 +50,11 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
     matrix = [[record["R_row"][i] if i < len(record["R_row"]) else None for i in living] for record in records]
     numbers = dataclasses.asdict(metrics.continual_metrics(matrix))
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
-    shown = ("name", "accuracy", "bytes", "macs", "latency_ms")
+    shown = ("name", "accuracy", "bytes", "macs", "latency_ms", "parent_choice")
     summary = {
         "name": recipe.name,
         "dense_reference": DENSE_MEANS[recipe.reference.dense],
-        "tasks": [{key: record[key] for key in shown} for record in records],
+        "tasks": [{key: record[key] for key in shown if key in record} for record in records],
         "R": matrix,
         **numbers,
         "task_inference": _task_inference(recipe, records),

@@ -55,7 +55,7 @@ class DataSection(Section):
     """The data, before it is split into tasks."""
 
     source: str
-    """Name of a data source: digits, idx, cifar-binary, npz or factory."""
+    """Name of a data source: cifar-binary, csv, datasets-folder, digits, factory, idx, image-folder, labelled-text or npz."""
     path: str | None = None
     """Folder or file that the source reads."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -346,7 +346,8 @@ class Recipe(Section):
     reference: ReferenceSection = Field(default_factory=ReferenceSection)
     """The dense network to compare with."""
     parent: Literal["trunk", "previous", "auto"] = "auto"
-    """Whose frozen view a task inherits; `auto` is left to the strategy."""
+    """Whose frozen view a task inherits. `auto`: the one that the strategy finds by similarity, where its options ask for that; else the trunk where it
+    holds trained weights, and the previous task where it does not."""
     targets: Annotated[tuple[str, ...], Loose] = ("cpu_onnxruntime",)
     """Hardware targets to export for."""
     task_inference: TaskInferenceSection = Field(default_factory=TaskInferenceSection)

@@ -18,8 +18,8 @@ Over a trained trunk, what pruning broke is first mended in closed form (`parts/
 one task's few classes are worse than those of the whole training set.
 
 Deviations from the paper: codebooks never touch inherited weights (the public code re-quantizes them); the mask of the selected checkpoint is the
-mask that is stored; widths adapt layer by layer, or are the plan's (`parts/adaptive_bits.py`); parent and trunk are named by the recipe, not found by
-similarity; no gradient-free post-pruning.
+mask that is stored; widths adapt layer by layer, or are the plan's (`parts/adaptive_bits.py`); the parent is found by what earlier subnetworks see in
+the new data (`parts/task_similarity.py`), not by divergences between data, since no data are kept.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.distillation import FeatureDistillation
 from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
-from tsn_toolkit.parts.own_slots import choose_own_slots_, divide_budget_, refresh_masks_, start_scores_
+from tsn_toolkit.parts.own_slots import choose_own_slots_, divide_budget_, refresh_masks_, start_scores_, update_scores_every_
 from tsn_toolkit.parts.plane_weight import PlaneWeight, plane_wrapped
 from tsn_toolkit.parts.reconstruction import reconstruct_
 from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, detach_, wrapped
+from tsn_toolkit.parts.task_similarity import ParentRule
 from tsn_toolkit.plan.choose import choose_units
 from tsn_toolkit.trainer.codes_phase import choose_bit_widths_, tune_centroids_
 from tsn_toolkit.trainer.context import TaskContext, starting_model
@@ -58,6 +59,8 @@ from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
+LEAST_UPDATES = 20
+"""Updates of the scores that a search has at least, where it has as many steps."""
 NARROWED_SHARE = 0.2
 """Share of the codes phase that trains through codes narrowed by adaptive bit widths; at least one epoch."""
 NARROWED_RATE = 0.5
@@ -68,12 +71,21 @@ class Config(BaseModel):
     """Options of `strategy.options`; fractions are of the task's epochs.
 
     Attributes:
+        similarity: with `parent: auto`, how the parent is found among the trunk and all earlier tasks: leave-one-out accuracy of nearest neighbours on
+            the features that their subnetworks make of this task's training data (`knn`), the divergence of its classes there (`gaussian`), or not
+            at all (`none`). The parent's subnetwork is where masks and scores start.
+        similarity_margin: by how much a task has to beat the trunk to become the parent, with confidence (`parts/task_similarity.py`); a fraction of
+            the examples (`knn`) or nats per feature (`gaussian`).
+        similarity_samples: training examples that are looked at.
         warmup: share of the epochs before units are chosen (fresh trunk).
         search: share of the epochs in which scores, or changes, are learned.
         start_density: density at which the search begins; it falls to the plan's on a cubic, reached after `descent` of it (fresh trunk only).
         descent: share of the search in which the density falls.
         fresh_share: factor of the initialisation of free slots where a task has a parent: near 0, a task begins with what its parent computes.
         score_rate: learning rate of scores relative to weights.
+        score_every: steps from one update of the scores to the next, each at the rate times the square root of that many (gradients of scores are
+            mostly noise, whose steps add up like that); fewer where a search is so short that there would be less than `LEAST_UPDATES`. The gradient
+            of scores is worked out in those steps alone.
         refresh_every: steps between exact refreshes of the score mask.
         reuse_bonus: raises the ranking of the slots that the parent uses, in units of the layer's root mean square score: masks that repeat the
             parent's take fewer bytes, and so do codes that are inherited.
@@ -94,12 +106,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    similarity: Literal["none", "knn", "gaussian"] = "none"
+    similarity_margin: float = Field(0.0, ge=0)
+    similarity_samples: int = Field(512, ge=16)
     warmup: float = Field(0.25, ge=0, lt=1)
     search: float = Field(0.35, gt=0, lt=1)
     start_density: float = Field(0.0, ge=0, le=1)
     descent: float = Field(0.8, gt=0, le=1)
     fresh_share: float = Field(0.1, ge=0, le=1)
     score_rate: float = Field(1.0, gt=0)
+    score_every: int = Field(5, ge=1)
     refresh_every: int = Field(5, ge=1)
     reuse_bonus: float = Field(0.0, ge=0)
     refine_bits: int = Field(0, ge=0, le=8)
@@ -114,6 +130,11 @@ class Config(BaseModel):
     centroid_epochs: int = Field(0, ge=0)
     calibration_batches: int = Field(16, ge=1)
     min_gain: float = Field(1e-3, gt=0)
+
+
+def parent_rule(config: Config) -> ParentRule | None:
+    """How the parent is found where the recipe leaves it open; None: not by similarity."""
+    return None if config.similarity == "none" else ParentRule(config.similarity, config.similarity_margin, config.similarity_samples)
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
@@ -262,14 +283,17 @@ def _search(
     if shared:
         divide_budget_(model.train(), _sample_batches(context, config.budget_batches), functional.cross_entropy)
     start_scores_(model, config.start_density)
-    descent = max(1.0, config.descent * epochs * steps_per_epoch(context.data.train, context.settings))
+    steps = epochs * steps_per_epoch(context.data.train, context.settings)
+    descent, score_every = max(1.0, config.descent * steps), min(config.score_every, max(1, steps // LEAST_UPDATES))
 
     def refresh(step: int) -> None:
         if (step + 1) % config.refresh_every == 0:
             refresh_masks_(model, config.start_density, (step + 1) / descent)
+        update_scores_every_(model, score_every, step + 1)
 
+    update_scores_every_(model, score_every, 0)
     phase = Phase("search", epochs, context.learning_rate, "rise", label_weight=config.label_weight if extra_loss is not None else 1.0)
-    _fit(model, context, config, phase, generator, refresh, extra_loss)
+    _fit(model, context, config, phase, generator, refresh, extra_loss, score_rate=config.score_rate * score_every**0.5)
     refresh_masks_(model)
     choose_own_slots_(model, shared=shared)
     for _, wrapper, latent in wrapped(model):
@@ -323,13 +347,14 @@ def _fit(
     generator: torch.Generator,
     after_step: Callable[[int], None] | None = None,
     extra_loss: ExtraLoss | None = None,
+    score_rate: float = 1.0,
 ) -> None:
     scores = [wrapper.score for _, wrapper, _ in wrapped(model)]
     chosen = {id(score) for score in scores}
     weights = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
     groups = [{"params": weights}]
     if any(wrapper.learn_scores for _, wrapper, _ in wrapped(model)):
-        groups.append({"params": scores, "rate": config.score_rate, "weight_decay": 0.0})
+        groups.append({"params": scores, "rate": score_rate, "weight_decay": 0.0})
     gains = [gain for name in foldable_norms(context.graph) if (gain := model.get_submodule(name).weight) is not None]
 
     def after(step: int) -> None:
