@@ -7,7 +7,8 @@ where nothing is inherited below it, and reads the inherited integer again where
 A batch is the `share` of a layer's own slots (or blocks) that move its weights least: |own value - value without it|. Of all layers the one whose
 batch takes away the smallest part of the layer's energy, sum of squares over the sum of all its weights' squares, comes next. The batch stays gone
 if the loss against the network before the first batch (mean paired difference plus one standard error) is within the limit; else its mask is put
-back to the bit and the layer is finished. Every layer keeps one own slot at least, so that widths and codebooks stay. Codes of the slots that are left do not change.
+back to the bit and the layer is finished. Every layer keeps one own slot at least, so that widths and codebooks stay. Codes of the slots that are
+left do not change.
 
 Layers whose granularity fixes their density (`n:m`, `unit`) are left alone.
 """
