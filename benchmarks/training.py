@@ -5,8 +5,8 @@ taking turns in one process. The `tsn` network is that of a child: half of its s
 .1, scores and masks as `strategies/tsn.py` learns and refreshes them by default. A step is forward, backward, optimizer and, when due, the refresh
 of the masks; making the batch is not counted. Numbers are processor time, which other work on a machine disturbs less than the clock.
 
-Then, what the default schedule of scores and masks costs in accuracy: `recipes/permuted_digits.yaml` with exact scores and masks at every step and with
-the default; validation data only. Writes training.json and training.md.
+Then, what the default schedule of scores and masks costs in accuracy: `recipes/permuted_digits.yaml` with exact scores and masks at every step and
+with the default; validation data only. Writes training.json and training.md; rows that are not measured this time stay.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class Capacity:
         free_bits: bits of all layers that nobody owns.
         fullest: the layer that runs out first; "" where nothing was taken.
         more_tasks: tasks that take as many bits of every layer before one has none left; None where the last ones took nothing.
-        more_tasks_surely: tasks that fit wherever they put their bits, even each into the fullest slot of every layer, at the widest codes of the last
-            ones; None where the last ones took nothing.
+        more_tasks_surely: tasks that fit wherever they put their bits, even each into the fullest slot of every layer, at the widest codes of the
+            last ones; None where the last ones took nothing.
     """
 
     like: tuple[str, ...]
