@@ -24,9 +24,11 @@ from speed.resnet18 import ResNet18
 from speed.subject import Subject, random_network, task_of_store
 
 from tsn_toolkit.errors import TsnError
+from tsn_toolkit.export.processor import processor_has_vnni
 from tsn_toolkit.files import write_text
 from tsn_toolkit.pipeline.summary import versions
 from tsn_toolkit.store.store import Store
+from tsn_toolkit.target import load_target
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("cpu_onnxruntime_no_vnni", "cpu_openvino")
@@ -55,9 +57,15 @@ def main(stores: tuple[Path, ...], targets: tuple[str, ...], seconds: float, rou
     command = "python benchmarks/latency.py " + " ".join(argument if "/" not in argument else Path(argument).parent.name for argument in sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
     (out / "latency.json").write_text(json.dumps({"processor": processor(), "versions": versions(), "rows": rows}, indent=1) + "\n")
-    text = page(rows, command=command, processor=processor(), versions=versions())
+    text = page(rows, command=command, processor=processor(), versions=versions(), peak_ratio=peak_ratio())
     write_text(out / "latency.md", text)
     print(text)
+
+
+def peak_ratio() -> float | None:
+    """int8 over float rate of processors without VNNI, as their target file has it; None on others, whose rates nobody measured."""
+    rates = load_target("cpu_onnxruntime_no_vnni").rates
+    return None if rates is None or processor_has_vnni() else rates.int8_gmacs_per_s / rates.float_gmacs_per_s
 
 
 def subjects(stores: tuple[Path, ...], resnet18: bool) -> list[Subject]:

@@ -1,8 +1,9 @@
-"""What each post-training step is worth: python benchmarks/post_training.py [--bits N ...] [--recipe NAME] [--limit N] [--out FILE].
+"""What each post-training step is worth: python benchmarks/post_training.py [--bits N ...] [--recipe NAME] [--limit N] [--out FOLDER].
 
 The first task of a recipe is learned once per bit width; every step then starts from the same learned network, is committed, and is measured on the
 VALIDATION split (no test image is read). Columns: the steps' own verdict and loss difference; signal to noise of the logits of the stored network
-against the one with own weights in float; of the 8-bit network against the stored one; accuracy of both; bytes of the task's part.
+against the one with own weights in float; of the 8-bit network against the stored one; accuracy of both; bytes of the task's part. Writes
+results/post_training.json and results/post_training.md.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from torch.nn.utils import parametrize
 
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.extract import extract
-from tsn_toolkit.files import write_json
+from tsn_toolkit.files import write_json, write_text
 from tsn_toolkit.parts.rounding import float_copy
 from tsn_toolkit.pipeline.founding import found_store, strategy_config
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.learning import task_context
+from tsn_toolkit.pipeline.summary import versions
 from tsn_toolkit.plan.file import plan_from_dict
 from tsn_toolkit.quantizers.activations import build_integer_model
 from tsn_toolkit.recipe.loading import load_recipe
@@ -52,6 +54,7 @@ STEPS: Mapping[str, PostTraining] = {
     "ranges: mse": PostTraining(ranges="mse"),
 }
 CPU = torch.device("cpu")
+RESULTS = Path(__file__).parent / "results"
 
 
 class _Learned(Exception):
@@ -149,15 +152,42 @@ def _table(rows: list[dict[str, Any]]) -> str:
 @click.option("--recipe", default="cifar100_resnet20", show_default=True)
 @click.option("--bits", multiple=True, type=click.IntRange(1, 8), default=(8, 3), show_default=True, help="Bits per own code.")
 @click.option("--limit", type=int, default=None, help="Training examples in all, instead of every one.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parent / "results" / "post_training.json", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder; default: results/ beside this file.")
 def main(recipe: str, bits: tuple[int, ...], limit: int | None, out: Path) -> None:
-    """Learns, applies each step, measures, prints the table."""
+    """Learns, applies each step, measures, writes the table after every bit width."""
     rows: list[dict[str, Any]] = []
     for width in bits:
         with tempfile.TemporaryDirectory() as place:
             rows += measure(recipe, width, limit, Path(place))
-        click.echo(_table(rows))
-    write_json(out, {"processor": processor(), "recipe": recipe, "train_limit": limit, "rows": rows})
+        record = {"processor": processor(), "versions": versions(), "recipe": recipe, "train_limit": limit, "rows": rows}
+        write_json(out / "post_training.json", record)
+        write_text(out / "post_training.md", page(record))
+    click.echo(page(record))
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The whole page."""
+    widths = " ".join(f"--bits {bits}" for bits in dict.fromkeys(row["bits"] for row in record["rows"]))
+    limit = f" --limit {record['train_limit']}" if record["train_limit"] else ""
+    lines = [
+        "# Steps between training and commit",
+        "",
+        f"`python benchmarks/post_training.py --recipe {record['recipe']} {widths}{limit}`; {record['processor']}; "
+        + ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()))
+        + ".",
+        "",
+        *_HOW,
+        "",
+        _table(record["rows"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_HOW = (
+    "The first task of the recipe is learned once per bit width; every step starts from the same learned network and is measured on validation data.",
+    "Noise of the codes is that of the stored network against its own weights in float, noise of the activations that of the 8-bit network against",
+    "the stored one. A step that raises the validation loss is undone, and says so. Seconds are the processor's, for the step and the calibration.",
+)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,14 @@ ACCURACY_GOAL = 0.01
 _HEAD = ("what", "target", "batch", "MACs kept", "ms, median", "dense fp32, ms", "times as fast", "goal", "vendor int8, ms", "times as fast", "goal")
 
 
-def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, str]) -> str:
-    """The whole page."""
+def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, str], peak_ratio: float | None = None) -> str:
+    """The whole page.
+
+    Args:
+        rows: see `measure`.
+        command, processor, versions: where the numbers come from.
+        peak_ratio: int8 over float multiply-accumulates per second of this processor at best, None where it is not known.
+    """
     lines = [
         "# Latency",
         "",
@@ -35,6 +41,8 @@ def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, s
     lines += ["", "## Accuracy on the test set", "", "| what | target | dense fp32 | package | vendor int8 | within a point |", "|-|-|-|-|-|-|"]
     lines += [_accuracy_line(row) for row in rows if row["accuracy"]["dense_fp32"] is not None]
     lines += ["", "## What the speed is made of", "", *_HOW, ""]
+    if peak_ratio is not None:
+        lines += [*_bound(rows, peak_ratio), ""]
     lines += [line for row in rows for line in _composition(row)]
     return "\n".join(lines) + "\n"
 
@@ -43,6 +51,18 @@ _HOW = (
     "A package's speed-up over dense fp32 is the inverse of the MACs kept times the ratio of the two rates, MACs per second over the whole call. The",
     "runtime's own profile says which operations the package's time goes to.",
 )
+
+
+def _bound(rows: list[Row], peak_ratio: float) -> list[str]:
+    """What the processor leaves possible: the inverse of the MACs kept times the ratio of its peak rates."""
+    lines = [
+        f"This processor has no int8 dot products (VNNI): in one thread it does at most {peak_ratio:.2f} times as many int8 as float",
+        "multiply-accumulates per second (`rates` of cpu_onnxruntime_no_vnni, matrix products of 1024 x 1024 x 1024). At equal efficiency a package",
+        "can be faster than dense fp32 by no more than that over the MACs kept, and faster than the vendor's int8 by no more than their inverse:",
+        "",
+    ]
+    kept = {row["subject"]: row["macs"] / row["dense_macs"] for row in rows}
+    return lines + [f"- {subject}: {peak_ratio / share:.2f} over fp32, {1 / share:.2f} over int8." for subject, share in kept.items()]
 
 
 def _time_lines(row: Row) -> list[str]:

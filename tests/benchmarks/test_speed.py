@@ -44,6 +44,13 @@ def test_speed_is_split_into_macs_and_rate():
     assert "- batch 1: 4.00 (MACs) x 1.12 (rate: 1.0 against 0.9 GMAC/s) = 4.50. Time: QLinearConv 75%, QGemm 25%." in text_of(row())
 
 
+def test_what_the_processor_leaves_possible():
+    """A quarter of the MACs and twice the rate: 8 times over fp32, 4 times over int8."""
+    text = page([row(), row(target="other")], command="c", processor="p", versions={"torch": "2"}, peak_ratio=2.0)
+    assert text.count("- net: 8.00 over fp32, 4.00 over int8.") == 1
+    assert "over fp32" not in text_of(row())
+
+
 def test_a_vendor_baseline_that_is_missing_says_why():
     times = {key: value for key, value in TIMES.items() if "vendor" not in key}
     text = text_of(row(times={"runtime": "openvino", "batch_1": times, "batch_32": times}, vendor_int8={"skipped": "nncf is not installed"}))

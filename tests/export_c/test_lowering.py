@@ -14,6 +14,7 @@ from tsn_toolkit.export.c.lowering import lower
 from tsn_toolkit.export.c.operations import Convolution
 from tsn_toolkit.export.c.reference import quantize_input, run_reference
 from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.models.small_vit import small_vit
 from tsn_toolkit.quantizers.activations import build_integer_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -75,6 +76,16 @@ IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_what_has_no_rule_is_named(layers, message):
     found = refused(nn.Sequential(*layers), IMAGE)
     assert re.search(message, found), found
+
+
+def test_a_model_that_graph_mode_cannot_take_is_refused_by_its_layers():
+    """A transformer's norms have no integer form; a network of convolutions, quantized likewise, has no such layer to name."""
+    found = refused(small_vit(width=8, depth=1, heads=2, classes=2), torch.randn(2, 3, 32, 32))
+    assert "quantized layerwise, and `blocks.0.norm1` (LayerNorm) and 2 more have no integer rule in C: Brevitas' graph mode" in found
+    model = integer_model(extracted_of(PlainNet()), examples(PlainNet))
+    model.mode, model.notes = "layerwise", ("Why.",)
+    with pytest.raises(ExportError, match=r"quantized layerwise: Why\. Supported are conv"):
+        lower(model, SHAPES[PlainNet])
 
 
 def test_a_kernel_larger_than_the_image_is_named():

@@ -122,3 +122,20 @@ def test_attention_leaves_as_a_package_that_answers_like_the_integer_reference(t
     write_package(task, ranges, target, tmp_path / "package", example_input=x[:1], measure=measure)
     assert measured["parity"].output_steps <= 1.0
     assert measured["parity"].sqnr_db > 15
+
+
+def test_values_beyond_relu6_s_own_limit_keep_graph_mode():
+    """Brevitas leaves the limit to the quantizer; a trained network reaches it, and all its layers must stay in integers."""
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), depthwise, nn.ReLU6(), nn.Flatten(), nn.Linear(512, 5))
+    task, x = models.extracted_of(net), 20 * models.inputs(32)
+    with torch.no_grad():
+        assert float(task.model[0](x).max()) > 12
+    ranges = calibrate_ranges(task.model, task.q, task.scale, [x])
+    reference = build_integer_model(task.model, task.q, task.scale, x[:1], ranges=ranges)
+    assert reference.mode == "graph"
+    assert ranges["1"].scale == pytest.approx(6 / 255, rel=1e-6)
+    with torch.no_grad():
+        store, integer = task.model(x), reference(x)
+    assert 10 * torch.log10(store.square().sum() / (store - integer).square().sum()) > 20

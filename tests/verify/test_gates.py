@@ -3,37 +3,25 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import pytest
 
 from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export.child import infer, known_runtimes
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.onnxruntime import export_dense_fp32, share_of
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import compare, output_steps, run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("cpu_onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(32)])
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +29,6 @@ def package(task, ranges, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packages") / "residual"
     write_package(task, ranges, TARGET, folder, example_input=models.inputs(1))
     return folder
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture
@@ -141,6 +124,22 @@ def test_share_counts_float_work():
     assert share.stays_float == ("Gemm b::weight",)
     with pytest.raises(GateError, match="Node `c` of"):
         share_of([event("c", "Conv", [1, 1], "float")], {"a": [1, 1]})
+
+
+def test_share_counts_products_of_activations():
+    """(2, 5, 3) times (2, 3, 4): 2 * 5 * 4 sums of 3 products; with the first factor read transposed, the same."""
+
+    def event(name, operation, first, second, result):
+        types = {"input_type_shape": [{"float": first}, {"float": second}], "output_type_shape": [{"float": result}]}
+        return {"name": f"{name}_kernel_time", "args": {"op_name": operation, **types}}
+
+    layer = event("a::weight", "MatMulIntegerToFloat", [1, 5, 3], [3, 6], [1, 5, 6])
+    for first in ([1, 2, 5, 3], [1, 2, 3, 5]):
+        share = share_of([layer, event("m", "FusedMatMul", first, [1, 2, 3, 4], [1, 2, 5, 4])], {"a": [6, 3]})
+        assert (share.integer_macs, share.macs) == (5 * 6 * 3, 5 * 6 * 3 + 2 * 5 * 4 * 3)
+        assert "FusedMatMul m" in share.stays_float
+    with pytest.raises(GateError, match="Node `m` of"):
+        share_of([event("m", "MatMul", [1, 5, 3], [3, 6], [1, 5, 6])], {"a": [6, 3]})
 
 
 def test_compare_by_hand():

@@ -12,18 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export import integer_onnx
+from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
 from tsn_toolkit.export.child import profile
+from tsn_toolkit.export.int4_onnx import int4_layers, narrow_linear_layers_
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
 from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
+from tsn_toolkit.export.qdq_graph import shift_signed_activations_
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "onnxruntime"
-export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
@@ -35,8 +39,12 @@ VENDOR_INT8 = VendorInt8(
     source_file=MODEL_FILE,
     model_file=MODEL_FILE,
 )
-_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+_INTEGER = frozenset(
+    {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
+)
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
+_PRODUCTS = frozenset({"MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
+"""What may also multiply two activations, as attention does."""
 _SUPPORTING = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 
 _README_CODE = """\
@@ -57,6 +65,31 @@ logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.
 def cannot_run() -> str:
     """Never: what can be exported can be run."""
     return ""
+
+
+def export(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> Artefact:
+    """Write `model.onnx`; linear layers that the target wants in 4 bits (`int4_onnx`) leave the int8 form.
+
+    Raises:
+        TargetError, ExportError: as `integer_onnx.export`.
+    """
+    require_modules((*integer_onnx.WRITERS, DISTRIBUTION), target=target.name, install=target.install)
+    check_version(DISTRIBUTION, target)
+
+    def adapt_(proto: Any, reference: IntegerModel) -> None:
+        shift_signed_activations_(proto)
+        reference.blocks = int4_layers(extracted, reference, target)
+        narrow_linear_layers_(proto, reference, reference.blocks)
+
+    return integer_onnx.write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=adapt_)
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
@@ -87,7 +120,7 @@ def share_of(events: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]
         weight_shapes: layer -> shape of its weight, (out, in / groups, ...).
 
     Raises:
-        GateError: a weight operation of the profile belongs to no layer, so that its MACs are unknown.
+        GateError: an operation with a weight belongs to no layer, so that its MACs are unknown.
     """
     operations: Counter[str] = Counter()
     integer = total = 0
@@ -96,8 +129,10 @@ def share_of(events: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]
         operation, name = event["args"]["op_name"], event["name"].removesuffix("_kernel_time")
         operations[operation] += 1
         if operation in _INTEGER or operation in _FLOAT:
-            layer = layer_of(name, weight_shapes)
-            macs = math.prod(_single_shape(event["args"]["output_type_shape"])) * math.prod(weight_shapes[layer][1:])
+            macs = _product_macs(event["args"]) if operation in _PRODUCTS else None
+            if macs is None:
+                layer = layer_of(name, weight_shapes)
+                macs = math.prod(_single_shape(event["args"]["output_type_shape"])) * math.prod(weight_shapes[layer][1:])
             total += macs
             integer += macs if operation in _INTEGER else 0
         if operation not in _INTEGER and operation not in _SUPPORTING and not operation.startswith("QLinear") and _reads_float(event):
@@ -140,6 +175,20 @@ def _entries(without_vnni: Mapping[str, str]) -> str:
 
 def _single_shape(types: list[dict[str, list[int]]]) -> list[int]:
     return next(iter(types[0].values()))
+
+
+def _product_macs(shapes: Mapping[str, list[dict[str, list[int]]]]) -> int | None:
+    """Multiply-accumulates of a product of two activations; None where one factor is a matrix, that is a layer's weight.
+
+    Activations carry the batch, so theirs have three dimensions or more; scales and zero points among the inputs have fewer. A factor may be read
+    transposed, so the summed length is what the first one has beside the rows of the result.
+    """
+    factors = [shape for shape in (_single_shape([types]) for types in shapes["input_type_shape"]) if len(shape) >= 3]
+    if len(factors) < 2:
+        return None
+    first = factors[0]
+    result = _single_shape(shapes["output_type_shape"])
+    return math.prod(result) * (first[-2] * first[-1] // result[-2])
 
 
 def _reads_float(event: dict[str, Any]) -> bool:

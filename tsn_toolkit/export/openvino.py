@@ -83,15 +83,18 @@ def integer_share(model: Path, manifest: Mapping[str, Any]) -> IntegerShare:
     """Share of the multiply-accumulates of one example in integer kernels, by the compiled model's own account in another process."""
     x = np.zeros([1, *manifest["inputs"][0]["shape"][1:]], np.float32)
     options = session_options(manifest["target"]["session_options_without_vnni"])
-    return share_of(profile(model, x, runtime="openvino", options=options), {layer["name"]: layer["weight_shape"] for layer in manifest["layers"]})
+    nodes = profile(model, x, runtime="openvino", options=options)
+    return share_of(nodes, {layer["name"]: layer["weight_shape"] for layer in manifest["layers"]}, least_macs=manifest["macs"])
 
 
-def share_of(nodes: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]]) -> IntegerShare:
+def share_of(nodes: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]], *, least_macs: int = 0) -> IntegerShare:
     """The share from the nodes of the compiled model.
 
     Args:
         nodes: records of `run_openvino.py`: `operation`, `precision` that it runs in, `layers` of the model file that it came from, `output_shape`.
         weight_shapes: layer -> shape of its weight, (out, in / groups, ...).
+        least_macs: multiply-accumulates of the model. What the layers leave of them are products of two activations, as in attention; they disappear
+            in fused nodes and count as float, which is how they are exported.
 
     Raises:
         GateError: a weight operation belongs to no layer, so that its MACs are unknown.
@@ -102,8 +105,9 @@ def share_of(nodes: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]]
     for node in nodes:
         operations[node["operation"]] += 1
         whole = node["precision"] in _INTEGERS
-        if node["operation"] in _WEIGHT_OPERATIONS:
-            name = next((name for name in node["layers"] if "::weight" in name), node["name"])
+        weights = [name for name in node["layers"] if "::weight" in name]
+        if node["operation"] in _WEIGHT_OPERATIONS and (weights or node["operation"] != "MatMul"):
+            name = weights[0] if weights else node["name"]
             macs = math.prod(node["output_shape"]) * math.prod(weight_shapes[layer_of(name, weight_shapes)][1:])
             total += macs
             integer += macs if whole else 0
@@ -111,6 +115,7 @@ def share_of(nodes: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]]
             stays_float.append(f"{node['operation']} {node['name']}")
     if total == 0:
         raise GateError("The compiled model holds no convolution or matrix product, so no share of integer kernels can be stated.")
+    total = max(total, least_macs)
     return IntegerShare(integer / total, integer, total, dict(sorted(operations.items())), tuple(stays_float))
 
 

@@ -29,6 +29,8 @@ MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "tensorrt"
 VENDOR_INT8 = None  # TensorRT's own calibration runs while an engine is built, on a GPU
 export_dense_fp32 = integer_onnx.export_dense_fp32
+_NAMED_VIOLATIONS = 8
+"""Of the rules that a file breaks; a model of another kind breaks them at every layer."""
 
 _README_CODE = """\
 import numpy as np
@@ -162,8 +164,10 @@ def _lint(model: Path, opset: int) -> Findings:
 
     findings = lint(onnx.load(str(model)), opset=opset)
     if findings.violations:
-        lines = "\n".join(f"- {line}" for line in findings.violations)
-        raise ExportError(f"`{model.name}` breaks TensorRT's rules of explicit quantization:\n{lines}")
+        lines = [f"- {line}" for line in findings.violations[:_NAMED_VIOLATIONS]]
+        if further := len(findings.violations) - len(lines):
+            lines.append(f"- and {further} more")
+        raise ExportError(f"`{model.name}` breaks TensorRT's rules of explicit quantization:\n" + "\n".join(lines))
     return findings
 
 

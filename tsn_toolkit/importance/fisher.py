@@ -9,8 +9,6 @@ mean gradient is small, as it is in a trained network. Interactions between weig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,24 +19,14 @@ from tsn_toolkit.importance._per_unit import producer_sums, weights_of_producers
 from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, batch_gradients, layer_weights, quiet_copy, require_batches
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Loss increase per unit in the diagonal approximation, with the model in eval mode; arguments and errors as in `taylor`."""
     require_batches(batches, "fisher")
     quiet = quiet_copy(model)
     return producer_sums(quiet, graph, _increases(quiet, weights_of_producers(quiet, graph), batches, loss))
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Loss increase per weight in the diagonal approximation, with the model in eval mode; arguments and errors as in `taylor`."""
     require_batches(batches, "fisher")
     quiet = quiet_copy(model)

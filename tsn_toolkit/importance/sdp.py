@@ -13,7 +13,7 @@ squared mean gradient, as in `fisher`. The constants are ours, not the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -29,24 +29,14 @@ RHO = 0.05
 EXAMPLES = 0.5
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Saliency per unit, with the model in eval mode; arguments and errors as in `taylor`."""
     require_batches(batches, "sdp")
     quiet = quiet_copy(model)
     return producer_sums(quiet, graph, _saliencies(quiet, weights_of_producers(quiet, graph), batches, loss))
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Saliency per weight, with the model in eval mode; arguments and errors as in `taylor`."""
     require_batches(batches, "sdp")
     quiet = quiet_copy(model)

@@ -14,25 +14,17 @@ Deviation: the paper prunes weights and has no unit form; the division by sqrt(e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._inputs import input_energy
 from tsn_toolkit.importance._per_unit import prunable_groups, readers, unit_sums
-from tsn_toolkit.importance._per_weight import as_scores, layer_weights, require_batches
+from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, layer_weights, require_batches
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """Norm, over the weights that read a unit, of |w| times input norm, with the model in eval mode; `loss` is not used.
 
     Raises:
@@ -47,12 +39,7 @@ def score(
     return {group: np.sqrt(total) for group, total in sums.items()}
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """|w| times input norm per weight, with the model in eval mode; `loss` is not used.
 
     Raises:

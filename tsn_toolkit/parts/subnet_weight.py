@@ -9,7 +9,7 @@ with two rules, chosen by what the task inherits:
 - `select` (the frozen view has gaps): base = 0, value = the inherited weight where there is one, else the task's own. The mask says which slots the
   task USES; this is the score-learned subnetwork of WSN (Kang et al., ICML 2022), on which TinySubNets builds.
 - `replace` (the frozen view is full, a trained trunk): base = the inherited weight, value = the task's own. The mask says which slots the task OWNS;
-  all others are reused.
+  all others are reused. So does a task that says which slots of its parent it changes: base = the parent's weight, 0 where it has none.
 
 Inherited integers are buffers, so no optimizer, weight decay, momentum or averaging can move them. The gradient of the mask goes straight through to
 |score|: dL/d|s| = dL/dw * (value - base). Once a codebook is set, own values are rounded to scale * codebook entry, straight through.
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, frozen_factors, slot_factors
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
+
+Wrapper = TypeVar("Wrapper", bound=nn.Module)
 
 SCALE_HEADROOM = 1.5
 """A fresh channel's largest weight maps to max_code / SCALE_HEADROOM, so that later training and later readers have room above it."""
@@ -56,6 +58,7 @@ class SubnetWeight(nn.Module):
         codebook: float buffer (2**bit_width,) of integers; empty until `fit_codebook_`.
         refined: bool buffer, shape of the weight; used inherited slots with a residual.
         residuals: float buffer (2**refine_bits,) of integers; empty until `fit_codebook_`, and where nothing is refined.
+        scored: the mask follows scores that are learned; else it is chosen once, by how far the slots have moved.
         preferred: bool buffer, shape of the weight; slots that the parent uses. Their ranking gets `bonus` times the root mean square of the scores.
     """
 
@@ -71,11 +74,13 @@ class SubnetWeight(nn.Module):
         max_code: int,
         granularity: str = "element",
         refine_bits: int = 0,
+        scored: bool | None = None,
     ):
         super().__init__()
         self.rule: Rule = rule
         self.density, self.bit_width, self.max_code, self.granularity = density, bit_width, max_code, granularity
         self.refine_bits = refine_bits if rule == "select" else 0
+        self.scored = rule == "select" if scored is None else scored
         self.bonus = 0.0
         self.learn_scores, self.score_due = False, True
         self._frozen: Remembered[FrozenFactors] = Remembered()
@@ -269,10 +274,15 @@ def attach_(module: nn.Module, wrapper: nn.Module) -> None:
 
 def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]]:
     """Every layer of the model with own codes: (path, wrapper, latent weight)."""
+    return wrappers_of(model, SubnetWeight)
+
+
+def wrappers_of(model: nn.Module, kind: type[Wrapper]) -> Iterator[tuple[str, Wrapper, torch.Tensor]]:
+    """Every layer of the model with a wrapper of one kind: (path, wrapper, latent tensor)."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             chain = module.parametrizations["weight"]
-            if isinstance(chain[0], SubnetWeight):
+            if isinstance(chain[0], kind):
                 yield name, chain[0], chain.original
 
 

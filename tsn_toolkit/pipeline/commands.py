@@ -14,7 +14,8 @@ from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.delivery import bench_beside_dense, deliver
 from tsn_toolkit.errors import ExportError, RunError, TargetError
-from tsn_toolkit.export.package import GOLDEN_FILE, read_manifest
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import GOLDEN_FILE
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head

@@ -23,7 +23,7 @@ from tsn_toolkit.plan.file import plan_to_dict, save_plan
 from tsn_toolkit.recipe.data_sections import make_data_portable_
 from tsn_toolkit.recipe.environment import expand, portable
 from tsn_toolkit.recipe.loading import resolve_recipe
-from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe
+from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe, TaskInferenceSection
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
@@ -103,10 +103,14 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
         record.pop(key)
     if recipe.post_training == PostTrainingSection():
         record.pop("post_training")  # nothing is done then; a store says no more than it must
+    if recipe.task_inference == TaskInferenceSection():
+        record.pop("task_inference")
     record["name"] = "stored"
     make_data_portable_(record)
     record["model"]["checkpoint"] = portable(record["model"]["checkpoint"], "TSN_CHECKPOINT_PATH")
     record["plan"]["file"] = None  # the plan itself stands beside the recipe
+    if not record["plan"]["child_overrides"]:
+        del record["plan"]["child_overrides"]
     record["data"] = {key: value for key, value in record["data"].items() if key not in LATE_DATA_KEYS or value is not None}
     record["tasks"] = _stored_tasks(record["tasks"], tasks)
     return record

@@ -9,6 +9,7 @@ import numpy as np
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
 from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
@@ -26,6 +27,11 @@ from tsn_toolkit.workshop import Workshop
 def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskData, index: int, hooks: Hooks) -> None:
     """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store."""
     strategy = registry.load("tsn_toolkit.strategies", recipe.strategy.name)
+    if recipe.task_inference.rule != "told" and strategy.ISOLATION == "none":
+        raise RecipeError(
+            f"`task_inference.rule` is {recipe.task_inference.rule}, but the tasks of strategy `{recipe.strategy.name}` share one network, in which "
+            "there is no task to find. Set `strategy.options.setting` instead."
+        )
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     result: TaskResult = strategy.learn(task_context(recipe, store, shop, plan, data, index, hooks), strategy.Config(**recipe.strategy.options))
     record = {**stored_recipe(recipe, index + 1), "resolved_plan": plan_to_dict(plan), "task_index": index}

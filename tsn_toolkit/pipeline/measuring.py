@@ -22,7 +22,6 @@ from tsn_toolkit.revisions import Answer, answer
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
-from tsn_toolkit.verify.measure import measure_in_fresh_process
 from tsn_toolkit.workshop import Workshop
 
 
@@ -63,10 +62,12 @@ def measure_task(
         record["parity"][target.name] = done.parity
         record["warnings"] += [f"{data.name}, {target.name}: {warning}" for warning in done.warnings]
     hooks.say(f"task `{data.name}`: measuring all {index + 1} tasks from the store in a fresh process")
-    rows = measure_in_fresh_process(folder.store, data_paths=data_path_variables(recipe))["tasks"]
+    rows = hooks.measure(folder.store, data_paths=data_path_variables(recipe))["tasks"]
     accuracy = {row["name"]: row["accuracy"] for row in rows}
     record["R_row"] = [accuracy.get(name) for name in task_names(recipe)[: index + 1]]  # None: retired
     record["accuracy"]["store"] = record["R_row"][index]
+    if recipe.task_inference.rule != "told":
+        record["task_inference"] = {key: [row[key] for row in rows] for key in ("accuracy_told", "task_found")}
     write_json(folder.record(data.name), record)
 
 

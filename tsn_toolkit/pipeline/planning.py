@@ -129,6 +129,7 @@ def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
         bit_width=section.bit_width,
         granularity=section.granularity,
         layer_overrides={name: override.model_dump(exclude_none=True) for name, override in section.layer_overrides.items()},
+        child_overrides={name: override.model_dump(exclude_none=True) for name, override in section.child_overrides.items()},
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
     )

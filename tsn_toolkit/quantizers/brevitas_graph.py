@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,24 +109,57 @@ def activation_proxies(module: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def scaling_of(proxy: nn.Module) -> nn.Module:
+    """Brevitas' module that holds an activation quantizer's scale; quantizers whose values are added share it."""
+    return proxy.fused_activation_quant_proxy.tensor_quant.scaling_impl
+
+
+def levels_of(proxy: nn.Module) -> float:
+    """Threshold / step in Brevitas' scaling: 255 for unsigned, 128 for signed activations and for those that share a scale with a signed one."""
+    quantizer = proxy.fused_activation_quant_proxy.tensor_quant
+    return float(quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()).detach())
+
+
+def fixed_threshold(proxy: nn.Module) -> float | None:
+    """The range that the function itself sets (ReLU6, hard tanh), None where data must set it."""
+    scaling = scaling_of(proxy)
+    return None if hasattr(scaling, "counter") else float(scaling.value.detach().abs().max())
+
+
 @contextmanager
 def float_mode(module: nn.Module) -> Iterator[None]:
-    """Inside, every quantizer of a Brevitas module passes floats through; afterwards each is as it was."""
+    """Inside, every quantizer of a Brevitas module passes floats through; afterwards each is as it was.
+
+    A range that the function itself sets holds inside too: Brevitas makes a ReLU of ReLU6 and leaves the limit to the quantizer.
+    """
     from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 
+    limits = [(proxy, fixed_threshold(proxy)) for proxy in activation_proxies(module).values()]
     before = {child: child.disable_quant for child in module.modules() if isinstance(child, QuantProxyFromInjector)}
     returns = {child: child.return_quant_tensor for child in module.modules() if hasattr(child, "return_quant_tensor")}
     for proxy in before:
         proxy.disable_quant = True
     for child in returns:
         child.return_quant_tensor = False
+    handles = [proxy.register_forward_hook(_clamp_to(limit)) for proxy, limit in limits if limit is not None]
     try:
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         for proxy, state in before.items():
             proxy.disable_quant = state
         for child, state in returns.items():
             child.return_quant_tensor = state
+
+
+def _clamp_to(limit: float) -> Callable[..., torch.Tensor]:
+    """A forward hook that keeps what a quantizer passes on within [-limit, limit]."""
+
+    def clamp(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output.clamp(-limit, limit)
+
+    return clamp
 
 
 def _weight_settings() -> dict[str, Any]:

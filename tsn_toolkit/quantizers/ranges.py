@@ -16,7 +16,7 @@ from torch import nn
 from tsn_toolkit.contracts import ActivationRange
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.numerics.clipping import AbsoluteHistogram, count_absolute, least_error_step
-from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, float_mode, quantize_graph
+from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, fixed_threshold, float_mode, levels_of, quantize_graph, scaling_of
 from tsn_toolkit.quantizers.coded_layers import Codes, Scales, check_layers
 
 RangeRule = Literal["min_max", "percentile", "mse"]
@@ -90,7 +90,7 @@ def _observe(module: nn.Module, batches: list[torch.Tensor], percentile: float) 
         def hook(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             if fixed is not None:
                 largest[name] = fixed
-                return output.clamp(-fixed, fixed)
+                return output
             values = output.detach().abs().flatten()
             if not torch.isfinite(values).all():
                 raise ExportError(f"Activations at `{name}` are not finite during calibration. Check the inputs and the model.")
@@ -121,9 +121,8 @@ def _least_error_steps(module: nn.Module, batches: list[torch.Tensor], largest: 
 
     def record(name: str, proxy: nn.Module):
         def hook(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            fixed = fixed_threshold(proxy)
-            if fixed is not None:
-                return output.clamp(-fixed, fixed)
+            if fixed_threshold(proxy) is not None:
+                return output
             counted = count_absolute(output.detach().numpy(), max(largest[name], _SMALLEST_THRESHOLD), _largest_code(proxy))
             histograms[name] = counted if name not in histograms else replace(counted, counts=counted.counts + histograms[name].counts)
             return output
@@ -153,20 +152,3 @@ def _run_in_float(module: nn.Module, batches: list[torch.Tensor], hooks: Mapping
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def scaling_of(proxy: nn.Module) -> nn.Module:
-    """Brevitas' module that holds an activation quantizer's scale; quantizers whose values are added share it."""
-    return proxy.fused_activation_quant_proxy.tensor_quant.scaling_impl
-
-
-def levels_of(proxy: nn.Module) -> float:
-    """Threshold / step in Brevitas' scaling: 255 for unsigned, 128 for signed activations and for those that share a scale with a signed one."""
-    quantizer = proxy.fused_activation_quant_proxy.tensor_quant
-    return float(quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()).detach())
-
-
-def fixed_threshold(proxy: nn.Module) -> float | None:
-    """The range that the function itself sets (ReLU6, hard tanh), None where data must set it."""
-    scaling = scaling_of(proxy)
-    return None if hasattr(scaling, "counter") else float(scaling.value.detach().abs().max())

@@ -38,6 +38,7 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_checkpoint_users(sections)
     elif "plan" in sections and sections["plan"].budget is not None and "trunk" in sections and sections["trunk"].kind != "seed":
         yield from _check_budget_over_trunk(sections["plan"])
+    yield from _check_child_overrides(sections)
     yield from _check_targets(sections.get("targets", ()))
 
 
@@ -61,7 +62,8 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
     if plan.file is not None:
         yield from check_path(("plan", "file"), plan.file)
     places: list[tuple[KeyPath, str]] = [(("plan", "granularity"), plan.granularity)]
-    places += [(("plan", "layer_overrides", glob, "granularity"), layer.granularity or "") for glob, layer in plan.layer_overrides.items()]
+    for section in ("layer_overrides", "child_overrides"):
+        places += [(("plan", section, glob, "granularity"), layer.granularity or "") for glob, layer in getattr(plan, section).items()]
     for key, text in places:
         keep, colon, group = text.partition(":")
         if colon and int(keep) > int(group):
@@ -87,6 +89,18 @@ def _check_post_training(section: PostTrainingSection) -> Iterator[Finding]:
         yield ("post_training", "prune_tolerance"), words
 
 
+def _check_child_overrides(sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Only where tasks have tasks as parents, and a strategy that learns what to change."""
+    if "plan" not in sections or not sections["plan"].child_overrides:
+        return
+    where: KeyPath = ("plan", "child_overrides")
+    if "strategy" in sections and sections["strategy"].name != "tsn":
+        yield where, f"is read by strategy tsn alone, got {sections['strategy'].name!r}. Remove it, or set `strategy.name: tsn`."
+    trained = "model" in sections and sections["model"].checkpoint is not None
+    if trained and "trunk" in sections and sections["trunk"].kind != "seed":
+        yield where, "is set over a trained trunk, where `plan.density` already is what a task owns. Remove it, or set `trunk.kind: seed`."
+
+
 BUDGET_LIMITS = ("size_bytes", "macs_kept", "latency_ms", "max_loss_increase", "max_accuracy_drop")
 
 
@@ -106,8 +120,8 @@ def _check_budget(plan: PlanSection, budget: BudgetSection) -> Iterator[Finding]
     for key in ("macs_kept", "latency_ms"):
         if (limit := getattr(budget, key)) is not None and not (budget.units or plan.unit_overrides):
             yield ("plan", "budget", key), f"is {limit}, but only removed units lower it and `plan.budget.units` names none. Name some, as 0.5."
-    for key, default in (("file", None), ("target_macs", None), ("units_keep", 1.0), ("density_by_layer", "uniform"), ("adapt_bits", False)):
-        if (value := getattr(plan, key)) != default:
+    for key in ("file", "target_macs", "units_keep", "density_by_layer", "adapt_bits", "child_overrides"):
+        if (value := getattr(plan, key)) != getattr(PlanSection(), key):
             yield ("plan", key), f"is {value!r} beside `plan.budget`, which decides the same thing. Remove one of the two."
 
 

@@ -55,7 +55,7 @@ class DataSection(Section):
     """The data, before it is split into tasks."""
 
     source: str
-    """Name of a data source: digits, idx, cifar-binary, npz or factory."""
+    """Name of a data source: cifar-binary, csv, datasets-folder, digits, factory, idx, image-folder, labelled-text or npz."""
     path: str | None = None
     """Folder or file that the source reads."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -228,6 +228,9 @@ class PlanSection(Section):
     """Group name pattern (`layer1.*`) -> fraction of units kept."""
     layer_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
     """Layer name pattern -> what it does otherwise."""
+    child_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
+    """Layer name pattern -> what it does otherwise in a task that has another task as its parent: all that the parent uses stays, `density` is the
+    fraction of the slots that the task owns, in place of or beside those. Strategy `tsn` without a trained trunk."""
     budget: BudgetSection | None = None
     """Limits under which densities, granularities, bit widths and units are chosen layer by layer, in place of `density`, `granularity`, `bit_width`
     and `units_keep`; overrides stay as given. Needs a checkpoint to measure."""
@@ -291,6 +294,17 @@ class ReferenceSection(Section):
     """Of a separate network; null: as `training.learning_rate`."""
 
 
+class TaskInferenceSection(Section):
+    """How the task of test examples is found where nobody tells it. It decides what accuracy means and no byte of a task. For tasks that stand for
+    themselves; strategies whose tasks share one network have `strategy.options.setting`."""
+
+    rule: Literal["told", "one-shot", "binary"] = "told"
+    """`told`: task-incremental. `one-shot`, `binary`: the task is found by the entropy of the answers, and a prediction is right when its class is:
+    domain-incremental where the tasks have the same classes, class-incremental where they have not."""
+    batch: Count = 128
+    """Examples, one after the other in the data, that are known to belong to one task and are looked at together; 1: each by itself."""
+
+
 class BenchSection(Section):
     """How latency is measured."""
 
@@ -340,6 +354,8 @@ class Recipe(Section):
     it holds trained weights, and the previous task where it does not."""
     targets: Annotated[tuple[str, ...], Loose] = ("cpu_onnxruntime",)
     """Hardware targets to export for."""
+    task_inference: TaskInferenceSection = Field(default_factory=TaskInferenceSection)
+    """How the task is found when measuring."""
     bench: BenchSection = Field(default_factory=BenchSection)
     """The latency measurement."""
     baselines: Annotated[tuple[str, ...], Loose] = ()

@@ -6,8 +6,9 @@ trunk); own weights become b-bit codes of a codebook fitted on OWN weights alone
 1. warm-up (fresh trunk only): all slots free, so that the unit criterion has something to judge.
 2. units: the plan's number per group, best first by the criterion on this task's training data; the rest is physically removed for training.
 3. search, per layer: where the frozen view has gaps, weights and scores train together, w = m * (inherited or own), m = the density's largest
-   |score|, straight through. Where it is full, all slots train for a while; those that moved most become the task's own, all others go back to the
-   inherited bits. Where the plan says planes, the difference to the frozen view trains freely.
+   |score|, straight through. In the plan's `child_layers` the same scores say which slots the task changes, w = parent's + m * (own - parent's), used
+   ones or not. Where the view is full, all slots train for a while; those that moved most become the task's own, all others go back to the inherited
+   bits. Where the plan says planes, the difference to the frozen view trains freely.
 4. codes: masks fixed, codebooks refitted after each epoch, weights, signs and gains trained through their roundings; the epoch with the least
    validation loss stays. Where widths adapt, they are chosen before the last fifth of these epochs: a network that has not settled hardly feels
    how coarse its weights are.
@@ -24,7 +25,7 @@ the new data (`parts/task_similarity.py`), not by divergences between data, sinc
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -36,7 +37,7 @@ from torch import nn
 from torch.nn import functional
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import ShrunkModel, Split, TaskResult
+from tsn_toolkit.contracts import LayerPlan, ShrunkModel, Split, TaskResult
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.distillation import FeatureDistillation
@@ -56,7 +57,7 @@ from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, steps_per_epoch,
 from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 LEAST_UPDATES = 20
 """Updates of the scores that a search has at least, where it has as many steps."""
@@ -142,7 +143,8 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     Raises:
         PlanError: a layer is to be shared that no ancestor has.
     """
-    for plan in context.plan.layers:
+    layers = context.plan.layers_of(child=context.start is not None)
+    for plan in layers:
         if plan.encoding == "shared" and context.inherited[plan.name].scale is None:
             raise PlanError(
                 f"`layers.{plan.name}.encoding` is shared, but no ancestor of task `{context.data.name}` has the layer (parent `{context.parent}`). "
@@ -160,9 +162,9 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         unit_masks = _choose_units(model, context, config)
         small = shrink(model.cpu().eval(), context.graph, unit_masks)
         if not fresh:
-            free = frozenset(plan.name for plan in context.plan.layers if plan.encoding != "shared")
+            free = frozenset(plan.name for plan in layers if plan.encoding != "shared")
             reconstruct_(small.model, model, small.slots, training_sample(context.data, config.reconstruction_samples), ridge=config.ridge, free=free)
-        _wrap_(small, context, config)
+        _wrap_(small, layers, context, config)
         small.model.to(context.settings.device)
         with _teaching(model, small, context, config, fresh) as extra_loss:
             _search(small.model, context, config, search, generator, extra_loss)
@@ -227,14 +229,19 @@ def _random_projection(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return (logits * torch.randn(logits.shape).to(logits.device)).sum() / len(logits)
 
 
-def _wrap_(small: ShrunkModel, context: TaskContext, config: Config) -> None:
+def _wrap_(small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskContext, config: Config) -> None:
     """One wrapper per layer that is not shared, as its encoding and what it inherits ask for."""
-    for plan in context.plan.layers:
+    changed = {plan.name for plan in context.plan.child_layers} if context.start is not None else set()
+    for plan in layers:
         module, slots = small.model.get_submodule(plan.name), small.slots[f"{plan.name}.weight"]
         if plan.encoding == "shared":
             module.weight.requires_grad_(False)
             continue
         q, present, scale = gather_frozen(context.inherited[plan.name], slots)
+        uses, full = _parent_uses(context, plan.name).flatten()[slots], bool(context.inherited[plan.name].present.all())
+        if plan.name in changed:
+            _forget_idle_(module.weight, present & ~uses)
+            q, present = q * uses, present & uses
         if plan.encoding == "planes":
             attach_(module, PlaneWeight(q, scale, max_code=context.plan.max_code))
             continue
@@ -242,16 +249,23 @@ def _wrap_(small: ShrunkModel, context: TaskContext, config: Config) -> None:
             q,
             present,
             scale,
-            rule="replace" if context.inherited[plan.name].present.all() else "select",
+            rule="replace" if plan.name in changed or full else "select",
+            scored=plan.name in changed or not full,
             density=plan.density,
             bit_width=plan.bit_width,
             max_code=context.plan.max_code,
             granularity=plan.granularity,
             refine_bits=config.refine_bits,
         )
-        wrapper.bonus = config.reuse_bonus if context.start is not None else 0.0
-        wrapper.preferred.copy_(_parent_uses(context, plan.name).flatten()[slots])
+        wrapper.bonus = config.reuse_bonus if context.start is not None and wrapper.rule == "select" else 0.0
+        wrapper.preferred.copy_(uses)
         attach_(module, wrapper)
+
+
+@torch.no_grad()
+def _forget_idle_(weight: torch.Tensor, idle: torch.Tensor) -> None:
+    """A task that changes its parent begins at 0 where only other ancestors have a value, in place."""
+    weight.mul_(~idle)
 
 
 def _parent_uses(context: TaskContext, name: str) -> torch.Tensor:

@@ -18,6 +18,7 @@ from tsn_toolkit.extract import extract
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.loop import evaluate
+from tsn_toolkit.verify.unnamed import inference_of_store, measure_unnamed
 from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
 
 
@@ -30,10 +31,13 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
 
     Returns:
         `tasks`: [{`name`, `accuracy`, `samples`, `codes_hash`}] in order of commit. Where tasks share one network, the newest revision answers for
-        all of them, and the hash is its.
+        all of them, and the hash is its. Where the newest task's recipe has the task found (`task_inference`), also `accuracy_told` and
+        `task_found`, see `verify/unnamed.py`.
     """
     store = Store.open(path)
     shop = workshop_of_store(store)
+    if store.entries and (inference := inference_of_store(store)).rule != "told":
+        return {"tasks": measure_unnamed(store, shop, inference, tasks)}
     rows = []
     for entry in store.entries:
         if tasks and entry.name not in tasks:

@@ -29,6 +29,7 @@ from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 _ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
+_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 _MAX_ACCUMULATOR = 2**31 - 1
 _SUPPORTED = "Supported are conv 1-d and 2-d, linear, ReLU and clips, max, average and global pooling, addition, concatenation and flatten."
 
@@ -62,9 +63,23 @@ def lower(reference: IntegerModel, input_shape: Sequence[int]) -> IntegerProgram
         ExportError: the model is not in graph mode, holds an operation that has no integer rule here, or an accumulator may exceed int32.
     """
     if reference.mode != "graph":
-        raise ExportError(f"A C program needs every activation quantized, but the model was quantized {reference.mode}: {' '.join(reference.notes)}")
+        raise ExportError(
+            f"A C program needs every activation quantized, but the model was quantized {reference.mode}{_without_rule(reference)}: "
+            f"{' '.join(reference.notes)} {_SUPPORTED}"
+        )
     with torch.no_grad():
         return _Lowering(reference).run(tuple(input_shape))
+
+
+def _without_rule(reference: IntegerModel) -> str:
+    """Torch's own layers of the model that have no integer rule here, in words; "" where every one has."""
+    ruled = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Dropout, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Hardtanh, *_POOLS)
+    found = [
+        f"`{name}` ({type(module).__name__})"
+        for name, module in reference.module.named_modules()
+        if type(module).__module__.startswith("torch.nn.") and not isinstance(module, ruled)
+    ]
+    return f", and {found[0]}" + (f" and {len(found) - 1} more have" if found[1:] else " has") + " no integer rule in C" if found else ""
 
 
 class _Lowering:

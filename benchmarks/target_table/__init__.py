@@ -1,0 +1,1 @@
+"""Parts of `targets.py` and `mlperf_tiny.py`: a task that is learned once and kept, its row for one target, and the page."""
