@@ -71,9 +71,9 @@ class Config(BaseModel):
     """Options of `strategy.options`; fractions are of the task's epochs.
 
     Attributes:
-        similarity: with `parent: auto`, how the parent is found among the trunk and all earlier tasks: leave-one-out accuracy of nearest neighbours on
-            the features that their subnetworks make of this task's training data (`knn`), the divergence of its classes there (`gaussian`), or not
-            at all (`none`). The parent's subnetwork is where masks and scores start.
+        similarity: with `parent: auto`, how the parent is found among the trunk and all earlier tasks: leave-one-out accuracy of nearest neighbours
+            on the features that their subnetworks make of this task's training data (`knn`), the divergence of its classes there (`gaussian`), or
+            not at all (`none`). The parent's subnetwork is where masks and scores start.
         similarity_margin: by how much a task has to beat the trunk to become the parent, with confidence (`parts/task_similarity.py`); a fraction of
             the examples (`knn`) or nats per feature (`gaussian`).
         similarity_samples: training examples that are looked at.
