@@ -1,4 +1,4 @@
-"""Accuracy and bytes of many settings on one benchmark: run one, run all that is missing, make the table and the plot. See README.md.
+"""Accuracy, bytes and cost of many settings on one benchmark: run one, run all that is missing, make the table and the plots. See README.md.
 
     python benchmarks/continual.py run permuted_digits dense-cold --seed 0
     python benchmarks/continual.py all permuted_digits --seeds 0,1,2
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import click
+from harness.benchmarks import BENCHMARKS, variants_of
+from harness.fresh import IMPORTED_WHEN_USED
 from harness.measured import measure_variant, settings_of
-from harness.plot import draw_plot
+from harness.plot import draw_arrival, draw_plot
 from harness.results import append_line, missing_runs, newest_lines, read_lines
 from harness.table import render_table
-from harness.variants import BENCHMARKS, Variant, variants_of
+from harness.variants import Variant
 
 from tsn_toolkit.errors import TsnError
 from tsn_toolkit.files import write_text
+from tsn_toolkit.pipeline.hooks import Say
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -52,16 +54,11 @@ def list_variants(benchmark: str) -> None:
 @RESULTS_OPTION
 def run(benchmark: str, variant: str, seed: int, threads: int, results: Path) -> None:
     """Measures one VARIANT and adds one line to the results."""
-    command = f"python benchmarks/continual.py run {benchmark} {variant} --seed {seed} --threads {threads}"
     try:
-        line = measure_variant(
-            benchmark, _variant(benchmark, variant), seed=seed, threads=threads, command=command, say=lambda text: click.echo(text, err=True)
-        )
+        shown = _measure(benchmark, _variant(benchmark, variant), seed, threads, results, lambda text: click.echo(text, err=True))
     except TsnError as error:
         raise click.ClickException(str(error)) from error
-    append_line(line, _lines_file(results, benchmark))
-    shown = {key: line[key] for key in ("variant", "seed", "acc", "validation", "bwt", "store_bytes", "wall_s")}
-    click.echo(json.dumps(shown))
+    click.echo(shown)
 
 
 @main.command("all")
@@ -82,8 +79,17 @@ def run_missing(benchmark: str, seeds: str, jobs: int, only: str, threads: int, 
     wanted = [(variant.name, settings_of(benchmark, variant)) for variant in variants]
     todo = missing_runs(read_lines(_lines_file(results, benchmark)), wanted, chosen_seeds)
     click.echo(f"{len(todo)} of {len(wanted) * len(chosen_seeds)} runs are missing", err=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        failed = [name for name in pool.map(lambda job: _run_apart(benchmark, *job, threads, results), todo) if name]
+    failed = []
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["harness.measured", *IMPORTED_WHEN_USED])
+    with ProcessPoolExecutor(jobs, mp_context=server, max_tasks_per_child=1) as pool:
+        runs = {pool.submit(_run_apart, benchmark, variant, seed, threads, results): f"{variant} (seed {seed})" for variant, seed in todo}
+        for done in as_completed(runs):
+            try:
+                click.echo(done.result())
+            except Exception as error:  # whatever it was, the other runs go on
+                failed.append(runs[done])
+                click.echo(f"{runs[done]} failed: {error}", err=True)
     if failed:
         raise click.ClickException(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}")
 
@@ -99,19 +105,21 @@ def table(benchmark: str, results: Path) -> None:
         raise click.ClickException(f"{_lines_file(results, benchmark)} holds no result. Run `python benchmarks/continual.py all {benchmark}` first.")
     write_text(results / f"{benchmark}.md", render_table(benchmark, lines))
     draw_plot(benchmark, lines, results / f"{benchmark}.svg")
+    draw_arrival(benchmark, lines, results / f"{benchmark}_tasks.svg")
     click.echo(str(results / f"{benchmark}.md"))
 
 
-def _run_apart(benchmark: str, variant: str, seed: int, threads: int, results: Path) -> str | None:
-    """One run in a process of its own, so that its peak memory is its own; its name where it failed."""
-    name = f"{variant} (seed {seed})"
-    command = [sys.executable, __file__, "run", benchmark, variant, "--seed", str(seed), "--threads", str(threads), "--results", str(results)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        click.echo(done.stdout.strip())
-        return None
-    click.echo(f"{name} failed: {done.stderr.strip()[-2000:]}", err=True)
-    return name
+def _run_apart(benchmark: str, variant: str, seed: int, threads: int, results: Path) -> str:
+    """One run in a process of its own, so that its peak memory is its own."""
+    return _measure(benchmark, _variant(benchmark, variant), seed, threads, results, lambda _: None)
+
+
+def _measure(benchmark: str, variant: Variant, seed: int, threads: int, results: Path, say: Say) -> str:
+    """Adds one line to the results; the numbers to show."""
+    command = f"python benchmarks/continual.py run {benchmark} {variant.name} --seed {seed} --threads {threads}"
+    line = measure_variant(benchmark, variant, seed=seed, threads=threads, command=command, say=say)
+    append_line(line, _lines_file(results, benchmark))
+    return json.dumps({key: line[key] for key in ("variant", "seed", "acc", "validation", "bwt", "store_bytes", "wall_s", "cpu_s")})
 
 
 def _variant(benchmark: str, name: str) -> Variant:

@@ -1,16 +1,17 @@
 """Damages stores and packed files and kills writers: python benchmarks/fuzz_store.py [--count 20000] [--kills 200] [--jobs 2] [--out FILE].
 
 For each kind of damage (flip, cut, swap, graft), plain and with every hash computed again, COUNT damaged copies of a store and COUNT of a packed file
-are read in child processes with an address-space limit: one half of a store of two lineages on a trained checkpoint, one half of a store with every
-form of masks on a seed; the file of a store is chosen in turn. A reader may refuse with an error that names the file or section, or (hashes computed
-again) read another valid model; all else is a failure. Then KILLS writers are killed inside their commits and retirements. Prints a table, writes it
-as JSON, and ends with 1 when anything failed.
+are read in child processes with an address-space limit. The stores are small, so that a case is quick: two lineages on a trained checkpoint and seven
+on a seed, which together hold every encoding and every form of masks (`mixed_store.SMALL_STORES`). They, and their files, are taken in turn. A reader
+may refuse with an error that names the file or section, or (hashes computed again) read another valid model; all else is a failure. Then KILLS
+writers are killed inside commits and retirements. Prints a table, writes it as JSON, and ends with 1 when anything failed.
 
 Cases and checks are those of tests/store/store_fuzz.py and store_kills.py.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,22 @@ TESTS = Path(__file__).resolve().parents[1] / "tests" / "store"
 sys.path.insert(0, str(TESTS))
 
 import mixed_store  # noqa: E402 - the tests' own folder, not a package
-from store_fuzz import KINDS, Case, Findings, examine, image_subject, store_subject  # noqa: E402
+from store_fuzz import KINDS, Case, Findings, Subject, examine, image_subject, store_subject  # noqa: E402
 from store_kills import kill_rounds  # noqa: E402
 
 from tsn_toolkit.pipeline.summary import versions  # noqa: E402
 from tsn_toolkit.store.joint_image import pack_store  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "fuzz_store.json"
-CHUNK = 500
+MEMORY = Path("/dev/shm")
+"""Damaged copies are written here where it is there: opening a file for writing takes longer on a disk than reading a small store."""
+CHUNK = 2250
+"""Cases of one child process, a whole number of rounds through the stores."""
 FAILURES_SHOWN = 5
 GOOD = ("refused", "model", "same")
-STORES = ("lineages", "forms")
 
-Work = tuple[str, str, str, bool, int, int]
-"""`store` or `packed`, which store, kind, vouched, first and last number."""
+Work = tuple[str, str, bool, int, int]
+"""`store` or `packed`, kind, vouched, first and last number."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,7 +57,8 @@ def main(count: int, kills: int, jobs: int, out: Path) -> None:
     """Damage stores by the thousand and kill their writers."""
     print("what     damage  hashes      cases  refused   model   same  failed  peak kB  of limit      s")
     rows = []
-    with tempfile.TemporaryDirectory() as temporary, ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+    pool_of = functools.partial(ProcessPoolExecutor, jobs, mp_context=multiprocessing.get_context("fork"))
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as temporary, pool_of() as pool:
         for what in ("store", "packed"):
             for kind in KINDS:
                 for vouched in (False, True):
@@ -63,35 +67,62 @@ def main(count: int, kills: int, jobs: int, out: Path) -> None:
                     findings = merged(pool.map(run_chunk, [temporary] * len(work), work))
                     rows.append(row(what, kind, vouched, findings, time.monotonic() - started))
                     print(line(rows[-1]), flush=True)
-        started = time.monotonic()
-        counts = kill_rounds(Path(temporary) / "kills", kills) if kills else Counter()
-        left = counts["a part of an action"]
-        print(f"kills: {counts['kills']}, {counts['actions']} commits and retirements acknowledged, {left} kills left a file that nobody names")
-        killed = {**counts, "seconds": round(time.monotonic() - started, 1)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"count": count, "rows": rows, "kills": killed, "versions": versions()}, indent=1) + "\n", encoding="utf-8")
+                    save(out, {"count": count, "rows": rows})
+    killed = killed_writers(kills)
+    save(out, {"count": count, "rows": rows, "kills": killed})
     sys.exit(any(entry["failures"] for entry in rows))
+
+
+def save(out: Path, result: dict[str, Any]) -> None:
+    """Writes what is known so far."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**result, "versions": versions()}, indent=1) + "\n", encoding="utf-8")
+
+
+def killed_writers(kills: int) -> dict[str, Any]:
+    """Kills writers on the disk that temporary files lie on."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        counts = kill_rounds(Path(temporary) / "kills", kills) if kills else Counter()
+    left = counts["a part of an action"]
+    print(f"kills: {counts['kills']}, {counts['actions']} commits and retirements acknowledged, {left} kills left a file that nobody names")
+    return {**counts, "seconds": round(time.monotonic() - started, 1)}
 
 
 def chunks(what: str, kind: str, vouched: bool, count: int) -> Iterator[Work]:
     """Work for one process at a time."""
-    for number, start in enumerate(range(0, count, CHUNK)):
-        yield what, STORES[number % 2], kind, vouched, start, min(start + CHUNK, count)
+    for start in range(0, count, CHUNK):
+        yield what, kind, vouched, start, min(start + CHUNK, count)
 
 
 def run_chunk(temporary: str, work: Work) -> Findings:
-    """Builds the subject in a folder of this process and examines its cases."""
-    what, name, kind, vouched, start, stop = work
-    folder = Path(temporary) / f"{os.getpid()}" / name
-    if not folder.exists():
-        store = mixed_store.make_mixed_store(folder) if name == "lineages" else mixed_store.make_formed_store(folder)
-        pack_store(store, folder.with_suffix(".tsn"))
-    subject = image_subject(folder.with_suffix(".tsn")) if what == "packed" else store_subject(folder)
-    files = sorted(subject.pristine)
-    return examine(subject, [Case(files[number % len(files)], kind, vouched, number) for number in range(start, stop)], folder)
+    """Examines cases of one store after the other."""
+    what, kind, vouched, start, stop = work
+    found = []
+    places = subjects(Path(temporary) / f"{os.getpid()}", what)
+    for turn, (folder, subject) in enumerate(places):
+        files = sorted(subject.pristine)
+        numbers = [number for number in range(start, stop) if number % len(places) == turn]
+        cases = [Case(files[number // len(places) % len(files)], kind, vouched, number) for number in numbers]
+        found.append(examine(subject, cases, folder))
+    return merged(found)
 
 
-def merged(parts: Iterator[Findings]) -> Findings:
+@functools.cache
+def subjects(folder: Path, what: str) -> list[tuple[Path, Subject]]:
+    """The small stores, or their packed files, in a folder of this process, each with the folder that it is read from."""
+    stores = mixed_store.make_small_stores(folder / what)
+    if what == "store":
+        return [(store.path, store_subject(store.path)) for store in stores.values()]
+    packed = []
+    for name, store in stores.items():
+        file = folder / f"{name}.tsn"
+        pack_store(store, file)
+        packed.append((folder, image_subject(file)))
+    return packed
+
+
+def merged(parts: Iterable[Findings]) -> Findings:
     """Findings of all chunks together."""
     total = Findings()
     for part in parts:

@@ -18,7 +18,7 @@ import click
 import numpy as np
 from harness.provenance import processor
 
-from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.pipeline.summary import versions
 

@@ -49,17 +49,27 @@ HOMES = {
     "onnxoptimizer": {"export", "verify", "bench"},
     "openvino": {"export", "verify", "bench"},
     "nncf": {"export"},
+    "executorch": {"export"},
+    "torchao": {"export"},
     "tensorrt": {"export"},
     "onnxscript": {"export", "verify", "bench"},
     "jinja2": {"report"},
+    "PIL": {"data"},
+    "datasets": {"data"},
 }
 # A runtime is imported only inside the function that uses it, or in `run_<runtime>.py` and `quantize_<runtime>.py`, processes of their own.
-RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino", "nncf", "tensorrt"}
+RUNTIMES = {"onnx", "onnxruntime", "onnxoptimizer", "onnxscript", "openvino", "nncf", "tensorrt", "executorch", "torchao"}
 PROGRAMS = ("run_", "quantize_")
-EXTRAS = ("onnxruntime", "openvino", "nncf", "tensorrt")
+EXTRAS = ("onnxruntime", "openvino", "nncf", "executorch", "tensorrt", "images", "datasets")
 
 # Distribution in pyproject.toml -> names that it brings, where they differ.
-IMPORT_NAMES = {"pyyaml": {"yaml"}, "scikit-learn": {"sklearn"}, "torch-pruning": {"torch_pruning"}, "pydantic": {"pydantic", "pydantic_core"}}
+IMPORT_NAMES = {
+    "pillow": {"PIL"},
+    "pydantic": {"pydantic", "pydantic_core"},
+    "pyyaml": {"yaml"},
+    "scikit-learn": {"sklearn"},
+    "torch-pruning": {"torch_pruning"},
+}
 
 
 @dataclass(frozen=True)
@@ -179,7 +189,7 @@ def test_every_library_is_declared() -> None:
     declared = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
     names = {re.split(r"[<>=!~\[; ]", line)[0] for line in declared}
     brought = {module for name in names for module in IMPORT_NAMES.get(name, {name})}
-    importable = brought | set(sys.stdlib_module_names) | {"tsn_toolkit"}
+    importable = brought | set(sys.stdlib_module_names) | {"tsn_toolkit", "runner"}  # export/runner.py lies beside a program in a process of its own
     undeclared = [
         str(item) for path in sources() for item in imports_of(path, path.read_text(encoding="utf-8")) if item.name.split(".")[0] not in importable
     ]

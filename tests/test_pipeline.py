@@ -236,7 +236,7 @@ def test_a_run_with_an_absolute_data_path(
     refused = tsn("verify", tmp_path / "run" / "store", "--measure")
     assert refused.exit_code == 1
     assert "environment variable TSN_DATA_PATH is not set" in refused.stderr
-    rows = measure_in_fresh_process(tmp_path / "run" / "store", data_path=str(archive))["tasks"]
+    rows = measure_in_fresh_process(tmp_path / "run" / "store", data_paths={"TSN_DATA_PATH": str(archive)})["tasks"]
     assert rows[0]["samples"] == 30
 
 

@@ -20,11 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # A run whose measuring stays in its own process, so that a kill ends all of it.
 PROGRAM = """
 import sys
-from tsn_toolkit.command_line import main
-from tsn_toolkit.pipeline import measuring
+from dataclasses import replace
+from tsn_toolkit import command_line
 from tsn_toolkit.verify.measure import measure_store
-measuring.measure_in_fresh_process = lambda path, *, data_path=None: measure_store(path)
-main(sys.argv[1:])
+hooks = command_line._hooks
+command_line._hooks = lambda: replace(hooks(), measure=lambda path, *, data_paths=None: measure_store(path))
+command_line.main(sys.argv[1:])
 """
 
 

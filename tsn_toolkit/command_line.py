@@ -14,6 +14,8 @@ import click
 
 from tsn_toolkit import __version__
 from tsn_toolkit.errors import TsnError
+from tsn_toolkit.report.indented_text import indented_text
+from tsn_toolkit.report.inspection_text import inspection_text
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 SET_OPTION = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the recipe; may be repeated.")
@@ -178,10 +180,10 @@ def inspect(store: Path, as_json: bool) -> None:
 
     if is_packed_file(store):
         described = JointImage.open(store).describe()
-        click.echo(json.dumps(described) if as_json else "\n".join(_lines(described)))
+        click.echo(json.dumps(described) if as_json else indented_text(described))
         return
     result = inspect_store(Store.open(store))
-    click.echo(json.dumps(result) if as_json else _inspection_text(result))
+    click.echo(json.dumps(result) if as_json else inspection_text(result))
 
 
 @main.command()
@@ -253,7 +255,24 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
     from tsn_toolkit.pipeline.commands import verify_path
 
     result = verify_path(path, measure=measure)
-    click.echo(json.dumps(result) if as_json else "\n".join(_lines(result)))
+    click.echo(json.dumps(result) if as_json else indented_text(result))
+
+
+@main.command("infer-task")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--inputs", type=click.Path(path_type=Path, exists=True), help=".npy array of examples of one task; default: the tasks' own test data.")
+@click.option("--rule", type=click.Choice(["one-shot", "binary"]), default="one-shot", show_default=True, help="One gradient, or halving.")
+@click.option("--batch", type=click.IntRange(1), default=128, show_default=True, help="Test examples of one task that are looked at together.")
+@JSON_OPTION
+def infer_task(store: Path, inputs: Path | None, rule: Any, batch: int, as_json: bool) -> None:
+    """Find the task of inputs by the entropy of STORE's answers, or measure how often that is right on its own test data.
+
+    All tasks' full networks are in memory at once; they must have equally many classes and one normalisation.
+    """
+    from tsn_toolkit.pipeline.inference import infer_file, infer_on_test_data
+
+    result = infer_on_test_data(store, rule, batch) if inputs is None else infer_file(store, inputs, rule)
+    click.echo(json.dumps(result) if as_json else indented_text(result))
 
 
 @main.command()
@@ -266,7 +285,7 @@ def bench(package: Path, store: Path | None, data: Path | None, as_json: bool) -
     from tsn_toolkit.pipeline.commands import bench_path
 
     result = bench_path(package, store, data)
-    click.echo(json.dumps(result) if as_json else "\n".join(_lines(result)))
+    click.echo(json.dumps(result) if as_json else indented_text(result))
 
 
 # ----------------------------------------------------------------------------------------------------------------------- lists
@@ -406,53 +425,3 @@ def _description(path: Path) -> str:
 
     data = parse_yaml(path.read_text(encoding="utf-8")).data
     return str(data.get("description", "")) if isinstance(data, dict) else ""
-
-
-def _inspection_text(result: dict[str, Any]) -> str:
-    """`tsn inspect` as text: parts with their breakdown, tasks, and who owns the bits of the words."""
-    keys = ["values", "masks", "codebooks", "scales", "norms", "biases", "heads", "metadata"]
-    keys += ["memory"] if any("memory" in part["breakdown"] for part in result["parts"]) else []
-    width = max(len(part["path"]) for part in result["parts"])
-    lines = [f"{'part':<{width}} {'bytes':>10} " + " ".join(f"{key:>9}" for key in keys)]
-    for part in result["parts"]:
-        lines.append(f"{part['path']:<{width}} {part['bytes']:>10,} " + " ".join(f"{part['breakdown'].get(key, 0):>9,}" for key in keys))
-    lines.append(f"{'total':<{width}} {result['total_bytes']:>10,}   (entropy of masks and codes: {result['entropy_bytes']:,.0f})")
-    lines += ["", f"{'task':<24} {'parent':<24} {'bytes':>10} {'density':>8} {'own slots':>10} {'reused':>10} {'bits per own code':>18}"]
-    for task in result["tasks"]:
-        numbers = f"{task['marginal_bytes']:>10,} {task['density']:>8.4f} {task['own_slots']:>10,} {task['reuse_slots']:>10,}"
-        lines.append(f"{task['name']:<24} {task['parent']:<24} {numbers} {_bit_widths(task['layers']):>18}")
-    return "\n".join([*lines, "", *_allocation_text(result["layers"])])
-
-
-def _bit_widths(layers: dict[str, dict[str, int]]) -> str:
-    """`4`, or `2-5` where they differ, of the layers with own codes."""
-    widths = {layer["bit_width"] for layer in layers.values()} - {0}
-    return "-".join(str(width) for width in sorted({min(widths), max(widths)})) if widths else "-"
-
-
-def _allocation_text(layers: list[dict[str, Any]]) -> list[str]:
-    """Per layer how many bits of its words are taken, on the average and at the fullest slot, and the owners that have most of them."""
-    width = max((len(layer["name"]) for layer in layers), default=5)
-    lines = [f"{'layer':<{width}} {'words':>10} {'bits':>5} {'mean taken':>10} {'most taken':>10}  owners of most bits"]
-    for layer in layers:
-        taken = sum(layer["by_owner"].values())
-        first = sorted(layer["by_owner"].items(), key=lambda item: -item[1])[:3]
-        owners = ", ".join(f"{name} {bits / taken:.0%}" for name, bits in first) or "-"
-        mean, most = taken / layer["slots"], max(layer["allocated"])
-        lines.append(f"{layer['name']:<{width}} {layer['slots']:>10,} {layer['word_bits']:>5} {mean:>10.2f} {most:>10}  {owners}")
-    return lines
-
-
-def _lines(value: Any, indent: str = "") -> list[str]:
-    """A nested result as indented text."""
-    if isinstance(value, dict):
-        return [line for key, item in value.items() for line in _keyed(str(key), item, indent)]
-    if isinstance(value, list):
-        return [line for item in value for line in _keyed("-", item, indent)]
-    return [f"{indent}{value}"]
-
-
-def _keyed(key: str, item: Any, indent: str) -> list[str]:
-    if isinstance(item, dict | list) and item:
-        return [f"{indent}{key}:", *_lines(item, indent + "  ")]
-    return [f"{indent}{key}: {item}"]

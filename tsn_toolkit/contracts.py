@@ -216,7 +216,8 @@ class LayerPlan:
     Attributes:
         name: module path.
         encoding: `codes` (masked positions hold own codes), `planes` (a sign per slot over the frozen view), `shared` (the parent's layer as it is).
-        density: fraction of the slots inside the kept units that the task uses (`codes` over an empty frozen view) or owns (over a full one).
+        density: fraction of the slots inside the kept units that the task uses (`codes` over an empty frozen view) or owns (over a full one, and in
+            the plan's `child_layers`).
         granularity: of the mask inside the kept units: `element`, `block(k)`, `n:m` or `unit`.
         bit_width: bits per own code; at most this where the plan adapts bit widths.
     """
@@ -255,6 +256,8 @@ class CompressionPlan:
         groups: groups that lose units, in execution order.
         density_by_layer: `learned` makes the densities of the `element` and `block(k)` layers of encoding `codes` one budget that each task divides
             by its scores, the numbers here being where it starts; otherwise every number stands.
+        child_layers: what a task with a parent does instead in the layers named here: it keeps what the parent uses, and `density` is the fraction
+            of the slots that become its own, whether the parent uses them or not. Empty over a trained trunk, where `layers` says that already.
     """
 
     fingerprint: str
@@ -263,6 +266,12 @@ class CompressionPlan:
     layers: tuple[LayerPlan, ...]
     groups: tuple[GroupPlan, ...]
     density_by_layer: DensityRule = "uniform"
+    child_layers: tuple[LayerPlan, ...] = ()
+
+    def layers_of(self, *, child: bool) -> tuple[LayerPlan, ...]:
+        """All layers as a task does them; `child`: it has a task as its parent."""
+        other = {layer.name: layer for layer in self.child_layers} if child else {}
+        return tuple(other.get(layer.name, layer) for layer in self.layers)
 
 
 # --------------------------------------------------------------------------------------------------------------------- learn
@@ -510,13 +519,24 @@ class ExtractedModel:
 
 @dataclass(frozen=True)
 class Split:
-    """Examples and labels of one split: x (n, ...) as the source gives it (uint8 images or float), y int64 (n,)."""
+    """Examples and labels of one split.
+
+    Attributes:
+        x: (n, ...) as the source gives it: uint8 images or float.
+        y: int64 (n,).
+        group: int64 (n,), the subject or superclass of each example; None where the source tells none.
+    """
 
     x: torch.Tensor
     y: torch.Tensor
+    group: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def take(self, chosen: torch.Tensor) -> Split:
+        """The examples at `chosen`, positions int64 (k,) or a bool mask (n,)."""
+        return Split(self.x[chosen], self.y[chosen], None if self.group is None else self.group[chosen])
 
 
 @dataclass(frozen=True)

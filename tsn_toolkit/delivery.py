@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.bench.latency import bench_package
+from tsn_toolkit.bench.latency import bench_package, not_timed
 from tsn_toolkit.bench.vendor_int8 import CALIBRATION_SAMPLES, VendorBaseline, vendor_accuracy, vendor_int8
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, Parity, TaskData
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.artefact import Artefact
-from tsn_toolkit.export.package import PackageOptions, Preprocessing, write_package
+from tsn_toolkit.export.manifest import Preprocessing
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.target import Target
 from tsn_toolkit.verify.gates import run_gates
@@ -120,13 +121,11 @@ def bench_beside_dense(
         dense, data, target, bench, dense_is_trained: see `deliver`.
 
     Returns:
-        See `bench_package`, with `vendor_int8`: see `vendor_record`.
+        See `bench_package` or `not_timed`, with `vendor_int8`: see `vendor_record`.
     """
-    if target.toolchain is not None:
-        return {**bench_package(package), "vendor_int8": {"skipped": "C programs have no dense baseline"}}
+    if (untimed := not_timed(target.model_dump(mode="json"))) is not None:
+        return {**untimed, "vendor_int8": {"skipped": untimed["not_run"]}}
     runtime = load_runtime(target.runtime, target=target.name)
-    if not_run := runtime.cannot_run():
-        return {"runtime": target.runtime, "not_run": not_run, "vendor_int8": {"skipped": not_run}, "warnings": [f"no latency: {not_run}."]}
     calibration = normalise(data.train.x[:CALIBRATION_SAMPLES], data.mean, data.std)
     with tempfile.TemporaryDirectory(prefix="tsn-") as name:
         baseline = Path(name) / runtime.MODEL_FILE

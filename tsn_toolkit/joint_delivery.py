@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, TaskData
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.delivery import package_options, parity_record
-from tsn_toolkit.errors import ExportError, GateError, TargetError
+from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export import gcc
-from tsn_toolkit.export.artefact import write_atomically
+from tsn_toolkit.export.artefact import Artefact
 from tsn_toolkit.export.c.operations import IntegerProgram
 from tsn_toolkit.export.c.share import OwnerView, TaskSlots, share_weights
-from tsn_toolkit.export.package import GOLDEN_FILE, MANIFEST_FILE, SCHEMA_VERSION, add_measurements, canonical_json, golden_inputs, read_manifest
-from tsn_toolkit.export.readme import readme_text
-from tsn_toolkit.export.runtime import load_runtime
+from tsn_toolkit.export.manifest import add_measurements, describe
+from tsn_toolkit.export.package import GOLDEN_FILE, golden_inputs, refuse_existing, write_as_a_whole, write_description
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 from tsn_toolkit.verify.gates import run_gates
@@ -76,10 +74,9 @@ def deliver_jointly(members: Sequence[Member], owners: Mapping[str, OwnerView], 
     """
     if target.runtime != RUNTIME:
         raise TargetError(f"Target `{target.name}` runs one model a file; several tasks in one program need a target of the runtime `{RUNTIME}`.")
-    if folder.exists():
-        raise ExportError(f"Package folder `{folder}` exists already. Remove it or export to another folder.")
+    refuse_existing(folder)
     lowered = [_lower(member) for member in members]
-    return _as_a_whole(folder, lambda draft: _fill(draft, lowered, owners, target))
+    return write_as_a_whole(folder, lambda draft: _fill(draft, lowered, owners, target))
 
 
 def _lower(member: Member) -> _Lowered:
@@ -93,9 +90,7 @@ def _fill(draft: Path, lowered: list[_Lowered], owners: Mapping[str, OwnerView],
     programs = {task: member.program for task, member in tasks.items()}
     record, parts = gcc.write_measured(programs, share_weights(tasks, owners), target, draft)
     outputs = _write_golden(draft, lowered)
-    manifest = _manifest(lowered, target, record, parts, outputs.shape[1])
-    write_atomically(draft / "README.md", readme_text(manifest, load_runtime(RUNTIME, target=target.name), GOLDEN_FILE).encode())
-    write_atomically(draft / MANIFEST_FILE, canonical_json(manifest))
+    write_description(draft, _manifest(lowered, target, record, parts, outputs))
     parity = {item.member.extracted.task: _gates(draft, item, target) for item in lowered}
     add_measurements(draft, {"parity.json": parity, "bench.json": bench_package(draft)})
 
@@ -108,32 +103,39 @@ def _write_golden(draft: Path, lowered: list[_Lowered]) -> NDArray[np.float32]:
     return outputs
 
 
-def _manifest(lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], width: int) -> dict[str, Any]:
-    options = [package_options(item.member.data) for item in lowered]
-    steps = [{"scaling": o.preprocessing.scaling, "mean": list(o.preprocessing.mean), "std": list(o.preprocessing.std)} for o in options]
+def _manifest(
+    lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], outputs: NDArray[np.float32]
+) -> dict[str, Any]:
+    members, options = [item.member.extracted for item in lowered], [package_options(item.member.data) for item in lowered]
     tasks = [
-        {**task, "preprocessing": step, "labels": list(option.labels), "macs": item.member.extracted.macs, "first_output": first}
-        for task, step, option, item, first in zip(record["tasks"], steps, options, lowered, _offsets(lowered), strict=True)
+        {**task, "preprocessing": option.preprocessing.record(), "labels": list(option.labels), "macs": extracted.macs, "first_output": first}
+        for task, option, extracted, first in zip(record["tasks"], options, members, _offsets(lowered), strict=True)
     ]
+    artefact = Artefact(
+        gcc.MODEL_FILE,
+        nn.ModuleList(item.reference for item in lowered),
+        gcc.INPUT_NAME,
+        gcc.OUTPUT_NAME,
+        parts,
+        gcc.versions(target),
+        output_step=min(item.program.target.step for item in lowered),
+        quantization="graph",
+        notes=tuple(f"`{item.member.extracted.task}`: {note}" for item in lowered for note in item.reference.notes),
+        channels={"program": {**record, "tasks": tasks}},
+    )
     return {
-        "schema_version": SCHEMA_VERSION,
-        "task": ", ".join(item.member.extracted.task for item in lowered),
-        "target": target.model_dump(mode="json"),
-        "model_file": gcc.MODEL_FILE,
-        "arithmetic": "integer",
-        "not_run": gcc.cannot_run(),
-        "quantization": "graph",
-        "notes": [f"`{item.member.extracted.task}`: {note}" for item in lowered for note in item.reference.notes],
-        "program": {**record, "tasks": tasks},
-        "inputs": [{"name": gcc.INPUT_NAME, "dtype": "float32", "shape": ["batch", *lowered[0].x.shape[1:]]}],
-        "outputs": [{"name": gcc.OUTPUT_NAME, "dtype": "float32", "shape": ["batch", width]}],
-        "output_step": min(item.program.target.step for item in lowered),
-        "preprocessing": steps[0],
-        "labels": [label for option in options for label in option.labels],
-        "bytes_by_part": parts,
-        "macs": sum(item.member.extracted.macs for item in lowered),
-        "dense_macs": sum(item.member.extracted.dense_macs for item in lowered),
-        "versions": gcc.versions(target),
+        **describe(
+            artefact,
+            target,
+            task=", ".join(extracted.task for extracted in members),
+            preprocessing=options[0].preprocessing,
+            labels=[label for option in options for label in option.labels],
+            shape=tuple(lowered[0].x.shape[1:]),
+            outputs=outputs,
+            arithmetic="integer",
+        ),
+        "macs": sum(extracted.macs for extracted in members),
+        "dense_macs": sum(extracted.dense_macs for extracted in members),
     }
 
 
@@ -149,17 +151,3 @@ def _gates(draft: Path, item: _Lowered, target: Target) -> dict[str, Any]:
     if not parity.passed:
         raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
     return parity_record(parity)
-
-
-def _as_a_whole(folder: Path, fill: Callable[[Path], None]) -> dict[str, Any]:
-    """The manifest of a package that `fill` writes into a temporary folder beside its place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        draft.chmod(0o755)
-        fill(draft)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return read_manifest(folder)

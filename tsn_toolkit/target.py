@@ -25,15 +25,17 @@ class OperationSupport(_Frozen):
 
     Attributes:
         weight_bits: bits of one weight in the file, 0 for an operation without weights.
-        activation_bits: bits of one activation.
+        activation_bits: bits of one activation; 32: float32.
         granularity: of the weight scale.
         symmetric: whether weights must have zero point 0.
+        least_weights: a layer with fewer weights takes the 8-bit kernel, which is faster there.
     """
 
     weight_bits: Literal[0, 2, 4, 8, 16]
-    activation_bits: Literal[8, 16]
+    activation_bits: Literal[8, 16, 32]
     granularity: Literal["per_channel", "per_tensor"]
     symmetric: bool = True
+    least_weights: int = Field(default=0, ge=0)
 
 
 class GateTolerances(_Frozen):

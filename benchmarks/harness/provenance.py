@@ -10,7 +10,8 @@ from pathlib import Path
 
 import tsn_toolkit
 from tsn_toolkit.data.loading import data_hash, load_data
-from tsn_toolkit.recipe.schema import DataSection
+from tsn_toolkit.recipe.data_sections import data_sections
+from tsn_toolkit.recipe.schema import Recipe
 
 
 def source_digest() -> str:
@@ -23,9 +24,9 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def data_digest(data: DataSection) -> str:
-    """sha256 over the training and the test part that a recipe names."""
-    return hashlib.sha256("".join(data_hash(split) for split in load_data(data)).encode()).hexdigest()
+def data_digest(recipe: Recipe) -> str:
+    """sha256 over the training and the test part of every data set that a recipe names."""
+    return hashlib.sha256("".join(data_hash(part) for section in data_sections(recipe) for part in load_data(section)).encode()).hexdigest()
 
 
 def processor() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.results import Line
+from tsn_toolkit.metrics import continual_metrics
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,16 @@ class Spread:
     Attributes:
         mean: arithmetic mean.
         deviation: of the sample (n - 1); None for a single measurement.
+        count: of measurements.
     """
 
     mean: float
     deviation: float | None
+    count: int = 1
+
+    def times(self, factor: float) -> Spread:
+        """In another unit."""
+        return Spread(self.mean * factor, None if self.deviation is None else self.deviation * factor, self.count)
 
     def text(self, digits: int) -> str:
         """`70.1 ± 0.4`, or the mean alone."""
@@ -31,12 +38,17 @@ def spread(values: Sequence[float]) -> Spread:
     """Mean and sample deviation of at least one value.
 
     >>> spread([1.0, 3.0])
-    Spread(mean=2.0, deviation=1.4142135623730951)
+    Spread(mean=2.0, deviation=1.4142135623730951, count=2)
     """
-    mean = math.fsum(values) / len(values)
+    middle = mean(values)
     if len(values) == 1:
-        return Spread(mean, None)
-    return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+        return Spread(middle, None)
+    return Spread(middle, math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1)), len(values))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean of at least one value."""
+    return math.fsum(values) / len(values)
 
 
 def paired_difference(lines: Sequence[Line], base: Sequence[Line], key: str) -> Spread | None:
@@ -44,6 +56,27 @@ def paired_difference(lines: Sequence[Line], base: Sequence[Line], key: str) -> 
     of_seed = {line["seed"]: line[key] for line in base}
     differences = [line[key] - of_seed[line["seed"]] for line in lines if line["seed"] in of_seed]
     return spread(differences) if differences else None
+
+
+def signed_points(value: Spread) -> str:
+    """A difference of fractions in points, with its sign."""
+    points = value.times(100)
+    return ("+" if points.mean >= 0 else "") + points.text(2)
+
+
+def live_bytes(line: Line) -> int:
+    """Bytes of the files that answer for a task today: without the revisions that newer ones have replaced."""
+    return int(line["store_bytes"] - line.get("superseded_bytes", 0))
+
+
+def max_forgetting(line: Line) -> float | None:
+    """Mean over tasks of the best accuracy there ever was minus the last; None where there is nothing to forget."""
+    return None if line["R"] is None else continual_metrics(line["R"]).max_forgetting
+
+
+def accuracy_so_far(line: Line) -> list[float]:
+    """After each task, the mean accuracy over the tasks until then; `R` must be there."""
+    return [mean(row[: t + 1]) for t, row in enumerate(line["R"])]
 
 
 def added_bytes(line: Line) -> float:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.ablations import ablations
+from harness.benchmarks import variants_of
+from harness.markdown import markdown_table
 from harness.results import Line
-from harness.statistics import Spread, added_bytes, front, paired_difference, spread
-from harness.variants import DENSE_COLD, variants_of
+from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread
+from harness.variants import DENSE_COLD
+from harness.verdict import checks
 
 Lines = Mapping[str, Sequence[Line]]
 """Variant -> its lines, one per seed."""
@@ -25,14 +29,17 @@ def render_table(benchmark: str, lines: Lines) -> str:
         f"# {benchmark}",
         "Written by `python benchmarks/continual.py table " + benchmark + "` from the lines beside it; what the columns mean stands in ../README.md.",
         f"![accuracy against bytes]({benchmark}.svg)",
+        f"![accuracy as tasks arrive]({benchmark}_tasks.svg)",
+        *_verdict(lines),
         "## Accuracy and bytes",
-        _table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
+        markdown_table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
+        *ablations(lines),
         "## Where the bytes are (kB, all tasks)",
         _breakdown(order, lines),
         "## What the stores are compared with (kB)",
         _denominators(order, lines),
         "## Time and memory",
-        _table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
+        markdown_table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
         "## Where the numbers come from",
         _provenance(order, lines),
     ]
@@ -40,28 +47,44 @@ def render_table(benchmark: str, lines: Lines) -> str:
 
 
 _MAIN_HEAD = (
-    "variant", "", "seeds", "test %", "minus cold, points", "validation %", "bwt, points", "kB", "% of one dense net", "kB per added task", "front"
+    "variant", "", "seeds", "test %", "minus cold, points", "validation %", "bwt, points", "fwt, points", "max forgetting, points", "kB",
+    "kB superseded", "% of one dense net", "kB per added task", "front"
 )  # fmt: skip
 
 
 def _main_row(name: str, what: str, lines: Lines, order: Sequence[str]) -> list[str]:
     own = lines[name]
     difference = paired_difference(own, lines.get(DENSE_COLD, ()), "acc")
-    share = [100 * line["store_bytes"] / line["denominators"]["dense_fp32"] for line in own]
-    on_front = front({other: (_mean(lines[other], "store_bytes"), _mean(lines[other], "acc")) for other in order})
+    share = [100 * live_bytes(line) / line["denominators"]["dense_fp32"] for line in own]
     return [
         f"`{name}`",
         what,
         str(len(own)),
         _percent(spread([line["acc"] for line in own])),
-        "" if difference is None or name == DENSE_COLD else _signed_points(difference),
+        "" if difference is None or name == DENSE_COLD else signed_points(difference),
         _percent(spread([line["validation"] for line in own])),
-        "" if own[0]["bwt"] is None else f"{100 * _mean(own, 'bwt'):.2f}",
-        _kilobytes(spread([line["store_bytes"] for line in own])),
-        f"{_mean_of(share):.1f}",
+        _points([line["bwt"] for line in own]),
+        _points([line.get("fwt") for line in own]),
+        _points([max_forgetting(line) for line in own]),
+        _kilobytes(spread([live_bytes(line) for line in own])),
+        f"{mean([line.get('superseded_bytes', 0) for line in own]) / 1000:,.1f}",
+        f"{mean(share):.1f}",
         _kilobytes(spread([added_bytes(line) for line in own])),
-        "*" if name in on_front else "",
+        "*" if name in _front(lines, order) else "",
     ]
+
+
+def _front(lines: Lines, order: Sequence[str]) -> set[str]:
+    return front({name: (mean([live_bytes(line) for line in lines[name]]), _mean(lines[name], "acc")) for name in order})
+
+
+def _verdict(lines: Lines) -> list[str]:
+    """Nothing where no claim can be judged."""
+    found = checks(lines)
+    if not found:
+        return []
+    rows = [[check.claim, check.words, check.numbers] for check in found]
+    return ["## Verdict", markdown_table(("claim", "in these lines", "measured"), rows)]
 
 
 def _breakdown(order: Sequence[str], lines: Lines) -> str:
@@ -70,10 +93,10 @@ def _breakdown(order: Sequence[str], lines: Lines) -> str:
         return "No store was measured yet."
     kinds = list(lines[stores[0]][0]["breakdown"])
     rows = [
-        [f"`{name}`", *(f"{_mean_of([line['breakdown'][kind] for line in lines[name]]) / 1000:,.1f}" for kind in kinds), _entropy(lines[name])]
+        [f"`{name}`", *(f"{mean([line['breakdown'][kind] for line in lines[name]]) / 1000:,.1f}" for kind in kinds), _entropy(lines[name])]
         for name in stores
     ]
-    return _table(("variant", *kinds, "entropy of masks and codes"), rows)
+    return markdown_table(("variant", *kinds, "entropy of masks and codes"), rows)
 
 
 def _entropy(own: Sequence[Line]) -> str:
@@ -85,12 +108,12 @@ def _denominators(order: Sequence[str], lines: Lines) -> str:
     rows = []
     for name in order:
         own = lines[name]
-        cells = [f"{_mean_of([line['denominators'][key] for line in own]) / 1000:,.1f}" if key in own[0]["denominators"] else "" for key in keys]
+        cells = [f"{mean([line['denominators'][key] for line in own]) / 1000:,.1f}" if key in own[0]["denominators"] else "" for key in keys]
         rows.append([f"`{name}`", f"{_mean(own, 'store_bytes') / 1000:,.1f}", *cells])
-    return _table(("variant", "itself", *keys), rows)
+    return markdown_table(("variant", "itself", *keys), rows)
 
 
-_COST_HEAD = ("variant", "threads", "training, s", "everything, s", "processor, s", "peak memory, MB")
+_COST_HEAD = ("variant", "threads", "training, 1e12 operations", "training, s", "everything, s", "processor, s", "peak memory, MB")
 
 
 def _cost_row(name: str, own: Sequence[Line]) -> list[str]:
@@ -98,7 +121,9 @@ def _cost_row(name: str, own: Sequence[Line]) -> list[str]:
     memory = _mean(own, "peak_memory_bytes") / 1e6
     threads = ", ".join(sorted({str(line["threads"]) for line in own}))
     clock, processor = (spread([line[key] for line in own]) for key in ("wall_s", "cpu_s"))
-    return [f"`{name}`", threads, training.text(0), clock.text(0), processor.text(0), f"{memory:,.0f}"]
+    counted = [line["training_flops"] / 1e12 for line in own if "training_flops" in line]
+    operations = spread(counted).text(3) if counted else ""
+    return [f"`{name}`", threads, operations, training.text(0), clock.text(0), processor.text(0), f"{memory:,.0f}"]
 
 
 def _provenance(order: Sequence[str], lines: Lines) -> str:
@@ -115,30 +140,19 @@ def _provenance(order: Sequence[str], lines: Lines) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["-"] * len(head), *rows))
-
-
 def _percent(value: Spread) -> str:
-    return _scaled(value, 100).text(2)
+    return value.times(100).text(2)
 
 
-def _signed_points(value: Spread) -> str:
-    points = _scaled(value, 100)
-    return ("+" if points.mean >= 0 else "") + points.text(2)
+def _points(values: Sequence[float | None]) -> str:
+    """Empty where the number is not defined."""
+    known = [value for value in values if value is not None]
+    return spread(known).times(100).text(2) if known else ""
 
 
 def _kilobytes(value: Spread) -> str:
-    return _scaled(value, 1e-3).text(1)
-
-
-def _scaled(value: Spread, factor: float) -> Spread:
-    return Spread(value.mean * factor, None if value.deviation is None else value.deviation * factor)
+    return value.times(1e-3).text(1)
 
 
 def _mean(own: Sequence[Line], key: str) -> float:
-    return _mean_of([line[key] for line in own])
-
-
-def _mean_of(values: Sequence[float]) -> float:
-    return spread(values).mean
+    return mean([line[key] for line in own])

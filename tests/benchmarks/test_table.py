@@ -29,7 +29,7 @@ def test_a_row_holds_means_and_deviations_over_seeds(page):
     assert row["test %"] == "70.50 ± 0.71"
     assert row["validation %"] == "71.50 ± 0.71"
     assert row["minus cold, points"] == "-4.50 ± 0.71"
-    assert row["bwt, points"] == "0.00"
+    assert row["bwt, points"] == "0.00 ± 0.00"
     assert row["kB"] == "200.0 ± 0.0"
     assert row["% of one dense net"] == "5.0"
     assert row["kB per added task"] == "50.0 ± 0.0"
@@ -64,3 +64,18 @@ def test_time_and_memory(page):
 def test_versions_and_data_are_named_once(page):
     assert page.count("versions: torch 2.0") == 1
     assert page.count("data (sha256): data") == 1
+
+
+def test_what_newer_revisions_replaced_stands_apart(make_line):
+    line = make_line("finetune", store_bytes=300_000, superseded_bytes=200_000, isolation="none", fwt=0.25, training_flops=2e9)
+    page = render_table("permuted_mnist", {"finetune": [line]})
+    row = cells(page, "Accuracy and bytes", "finetune")
+    assert (row["kB"], row["kB superseded"], row["% of one dense net"]) == ("100.0", "200.0", "2.5")
+    assert (row["fwt, points"], row["max forgetting, points"]) == ("25.00", "0.00")
+    assert cells(page, "Time and memory", "finetune")["training, 1e12 operations"] == "0.002"
+
+
+def test_the_verdict_stands_where_there_is_one(make_line, page):
+    assert "## Verdict" not in page
+    page = render_table("permuted_mnist", {"tsn-10": [make_line("tsn-10", isolation="exact")]})
+    assert "| isolation `exact`: nothing is forgotten, bwt is exactly 0 | holds so far (1 of 3 seeds) |" in page

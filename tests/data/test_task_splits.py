@@ -8,7 +8,8 @@ import torch
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.data import data_hash, load_task, make_tasks, task_names
-from tsn_toolkit.data.splits import permute_pixels, split_validation
+from tsn_toolkit.data.held_out import split_validation
+from tsn_toolkit.data.transforms import permute_pixels
 from tsn_toolkit.errors import DataError, RecipeError
 from tsn_toolkit.recipe.schema import Recipe
 

@@ -1,9 +1,8 @@
 """7-bit weights in ONNX Runtime: exact in the fast kernels of a processor without VNNI, where 8-bit weights are not."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 
@@ -17,9 +16,6 @@ from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="ONNX Runtime is not installed")
 

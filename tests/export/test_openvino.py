@@ -3,9 +3,9 @@
 import dataclasses
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import pytest
@@ -19,17 +19,15 @@ from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.delivery import BenchSettings, deliver
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.openvino_arithmetic import reference_outputs
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.processor import processor_has_vnni
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 TARGET = load_target("cpu_openvino")
 installed = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")

@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,28 +16,15 @@ from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.artefact import require_modules
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.integer_interpreter import Codes, Sum
+from tsn_toolkit.export.manifest import Preprocessing, read_manifest, sha256_of
 from tsn_toolkit.export.onnxruntime import export as export_onnxruntime
 from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs, requantized_sum
-from tsn_toolkit.export.package import PackageOptions, Preprocessing, read_manifest, sha256_of, write_package
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.processor import session_entries
-from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import nearest_reference
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("cpu_onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(64)])
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +54,7 @@ def test_graph_is_qdq_without_clips_and_with_a_free_batch(package):
     assert any(tensor.data_type == onnx.TensorProto.INT32 for tensor in graph.initializer)
 
 
-def test_runtime_equals_the_integer_reference_exactly(package, task, ranges):
-    reference = build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
+def test_runtime_equals_the_integer_reference_exactly(package, reference):
     x = models.inputs(100, seed=5)
     expected, kind = reference_outputs(reference, x, batch_size=7)
     assert kind == "integer"
@@ -112,8 +98,7 @@ def test_the_nearest_reference_is_taken():
     assert nearest_reference(np.full((2, 3), np.nan, np.float32), (far, near), 0.5) is near
 
 
-def test_integer_reference_is_near_brevitas(task, ranges):
-    reference = build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
+def test_integer_reference_is_near_brevitas(reference):
     x = models.inputs(50, seed=6)
     integer, _ = reference_outputs(reference, x)
     with torch.no_grad():

@@ -1,9 +1,8 @@
 """ONNX for TensorRT: signed symmetric codes that mean what the store says, every rule of the linter, and packages that say they were not run."""
 
 import json
-import sys
-from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,35 +14,17 @@ from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.delivery import BenchSettings, deliver
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.package import read_manifest, write_package
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.export.tensorrt_arithmetic import reference_outputs
 from tsn_toolkit.export.tensorrt_rules import lint
-from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("gpu_tensorrt")
 without_gpu = pytest.mark.skipif(not exporter.cannot_run(), reason="TensorRT and a CUDA device are here: packages are run")
 with_gpu = pytest.mark.skipif(bool(exporter.cannot_run()), reason=exporter.cannot_run())
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(64)])
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 import torch
@@ -19,22 +20,15 @@ import tsn_toolkit.export.torch as exporter
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.delivery import _share_record
 from tsn_toolkit.errors import ExportError, GateError, TargetError
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("cpu_torch")
 OPTIONS = PackageOptions(unit_masks={"conv1": np.array([True, False, True])})
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,7 @@ def flip_sign_bit(program: Path, tensor: str) -> None:
 
 def test_package_passes_both_gates(package, task):
     x = models.inputs(48, seed=7)
-    parity = run_gates(package, task, exporter._from_integers(task), TARGET, x, task.model(x).argmax(1))
+    parity = run_gates(package, task, exporter.from_integers(task), TARGET, x, task.model(x).argmax(1))
     assert parity.passed and parity.output_steps < 1 and parity.accuracy == 1.0
     assert integer_share(package) is None and _share_record(package) == {"integer_mac_share": None, "stays_float": []}
     manifest = read_manifest(package)
@@ -100,7 +94,8 @@ def test_runner_needs_torch_alone_and_takes_any_batch(package, task, tmp_path):
     request = {"task": "infer", "model": str(package / "model.pt2"), "threads": 1, "batch_size": 3}
     request |= {"inputs": str(tmp_path / "x.npz"), "outputs": str(tmp_path / "y.npz")}
     (tmp_path / "request.json").write_text(json.dumps(request))
-    shutil.copy(Path(exporter.__file__).with_name("run_torch.py"), tmp_path)
+    for name in ("run_torch.py", "runner.py"):
+        shutil.copy(Path(exporter.__file__).with_name(name), tmp_path)
     code = "import sys; sys.modules['tsn_toolkit'] = None; sys.path.insert(0, '.'); import run_torch; run_torch.main('request.json')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -122,7 +117,7 @@ def test_flipped_bit_in_the_program_fails_gate_a_even_when_rehashed(copy, task):
     with pytest.raises(GateError, match="`model.pt2` has sha256"):
         verify_package(copy)
     add_measurements(copy, {})
-    parity = run_gates(copy, task, exporter._from_integers(task), TARGET, models.inputs(16, seed=7))
+    parity = run_gates(copy, task, exporter.from_integers(task), TARGET, models.inputs(16, seed=7))
     assert "`model.pt2`: tensor `conv2.weight` is not the store's" in parity.failures[0]
     assert parity.output_steps > 1 and "artefact and float reference differ by" in parity.failures[1]
 

@@ -1,29 +1,21 @@
 """Programs for PyTorch on a GPU: the same file as for the CPU, run where CUDA is, and a package that says so where it is not."""
 
-import sys
-from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 
 import tsn_toolkit.export.torch as program
 import tsn_toolkit.export.torch_cuda as exporter
-from tsn_toolkit.export.package import read_manifest, write_package
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import write_package
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("gpu_torch")
 without_cuda = pytest.mark.skipif(not exporter.cannot_run(), reason="a CUDA device is here: packages are run")
 with_cuda = pytest.mark.skipif(bool(exporter.cannot_run()), reason=exporter.cannot_run())
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +29,7 @@ def package(task, tmp_path_factory):
 def test_package_says_it_was_not_run(package, task):
     manifest = read_manifest(package)
     assert manifest["not_run"] == "not run here: no CUDA device" and "This package was not run here" in (package / "README.md").read_text()
-    parity = run_gates(package, task, program._from_integers(task), TARGET, models.inputs(16, seed=7))
+    parity = run_gates(package, task, program.from_integers(task), TARGET, models.inputs(16, seed=7))
     assert parity.not_run and parity.failures == () and np.isnan(parity.output_steps) and parity.top1_agreement == 1.0
     assert verify_package(package).not_run == manifest["not_run"]
 
@@ -50,6 +42,6 @@ def test_file_is_the_one_for_the_cpu(package, task, tmp_path):
 
 @with_cuda
 def test_program_passes_both_gates_on_the_gpu(package, task):
-    parity = run_gates(package, task, program._from_integers(task), TARGET, models.inputs(48, seed=7))
+    parity = run_gates(package, task, program.from_integers(task), TARGET, models.inputs(48, seed=7))
     assert parity.passed
     assert "largest difference to the recorded outputs" in models.readme_output(package)

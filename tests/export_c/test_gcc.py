@@ -3,25 +3,22 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import pytest
 
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export import gcc
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.run_gcc import emulated_count
-from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 TARGET = load_target("edge_cortex_m4")
 
@@ -31,21 +28,6 @@ def tools(target):
 
 
 pytestmark = pytest.mark.skipif(bool(tools(TARGET)), reason=f"{' and '.join(tools(TARGET))} not installed")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(32)])
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture(scope="module")

@@ -10,29 +10,29 @@ INPUTS = (torch.randn(48, 2, 1, 1, generator=_RANDOM) + 0.5 * torch.randn(48, 2,
 """Three batches (n, 2, 6, 6) whose pixels follow one cause per channel."""
 
 
+def two_convolutions(inner, outer, *, bias=False):
+    """conv, norm, ReLU, conv, norm, ReLU on two channels: modules 0 to 5 of a Sequential."""
+    first, second = nn.Conv2d(2, inner, 3, padding=1, bias=bias), nn.Conv2d(inner, outer, 3, padding=1, bias=bias)
+    return [first, nn.BatchNorm2d(inner), nn.ReLU(), second, nn.BatchNorm2d(outer), nn.ReLU()]
+
+
+def draw_norms_(model, *, gains):
+    """Gives the norms of `two_convolutions`, in place, statistics and vectors of their own, gains uniform in (low, high); evaluation mode."""
+    for norm in (model[1], model[4]):
+        norm.running_mean.normal_(0, 0.2)
+        norm.running_var.uniform_(0.5, 1.5)
+        nn.init.uniform_(norm.weight, *gains)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    return model.eval()
+
+
 def network(seed=0, *, bias=False):
     """conv, norm, ReLU, conv, norm, ReLU, pool, conv with bias, flatten, head; norms with statistics of their own."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1, bias=bias),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Conv2d(4, 6, 3, padding=1, bias=bias),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Conv2d(6, 8, 2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(8, 3),
-        )
-        for norm in (model[1], model[4]):
-            norm.running_mean.normal_(0, 0.2)
-            norm.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(norm.weight, 0.2, 2.5)
-            nn.init.normal_(norm.bias, 0, 0.3)
-    return model.eval()
+        body = two_convolutions(4, 6, bias=bias)
+        model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Conv2d(6, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+        return draw_norms_(model, gains=(0.2, 2.5))
 
 
 def wrap_(model, own, *, bit_width=2, inherited=True):

@@ -2,6 +2,7 @@ import copy
 
 import numpy as np
 import torch
+from coded_net import draw_norms_, two_convolutions
 from torch import nn
 
 from tsn_toolkit.graph.shrink import shrink
@@ -11,23 +12,7 @@ from tsn_toolkit.parts.reconstruction import reconstruct_
 
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Conv2d(2, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 6, 3, padding=1, bias=False),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 3),
-    )
-    for norm in (model[1], model[4]):
-        norm.running_mean.normal_(0, 0.2)
-        norm.running_var.uniform_(0.5, 1.5)
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, 0, 0.3)
-    return model.eval()
+    return draw_norms_(nn.Sequential(*two_convolutions(8, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)), gains=(0.5, 1.5))
 
 
 def pruned(model: nn.Module, kept: list[int]):

@@ -58,6 +58,20 @@ def test_defaults_and_overrides():
     assert (plan.max_code, plan.trunk_bit_width, plan.fingerprint) == (63, 5, "ab" * 32)
 
 
+def test_children_do_otherwise_in_the_layers_that_are_named():
+    settings = PlanSettings(
+        density=0.2, layer_overrides={"a": {"bit_width": 2}}, child_overrides={"a": {"density": 0.1}, "b": {"encoding": "shared"}}
+    )
+    plan = make_plan(GRAPH, settings)
+    assert plan.child_layers == (LayerPlan("a", "codes", 0.1, "element", 2), LayerPlan("b", "shared", 0.2, "element", 4))
+    assert plan.layers_of(child=False) == plan.layers
+    assert plan.layers_of(child=True) == (*plan.child_layers, plan.layers[2])
+    with pytest.raises(PlanError, match="keep one of the two"):
+        make_plan(GRAPH, PlanSettings(density_by_layer="learned", child_overrides={"a": {"density": 0.1}}))
+    with pytest.raises(PlanError, match=r"`child_overrides\.x` matches no layer"):
+        make_plan(GRAPH, PlanSettings(child_overrides={"x": {"density": 0.1}}))
+
+
 def test_rounding():
     assert keeps(make_plan(GRAPH, PlanSettings(units_keep=0.3))) == {"a": 2, "b": 5}
     assert keeps(make_plan(GRAPH, PlanSettings(units_keep=0.01, min_units=3))) == {"a": 3, "b": 3}

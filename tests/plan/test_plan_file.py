@@ -39,6 +39,19 @@ def test_round_trip_and_same_bytes(saved, tmp_path):
     assert "a: {keep: 4, size: 8}" in path.read_text()
 
 
+def test_child_layers_are_written_where_there_are_some(saved, tmp_path):
+    plan = make_plan(GRAPH, PlanSettings(density=0.2, child_overrides={"b": {"density": 0.1}}))
+    save_plan(plan, tmp_path / "child.yaml")
+    assert load_plan(tmp_path / "child.yaml", graph=GRAPH) == plan
+    assert "child_layers:" not in saved[1].read_text().split("schema:")[1]
+    edit(tmp_path / "child.yaml", "  b: {encoding: codes, density: 0.1", "  bb: {encoding: codes, density: 0.1")
+    with pytest.raises(PlanError, match=r"`child_layers\.bb` is no layer"):
+        load_plan(tmp_path / "child.yaml", graph=GRAPH)
+    edit(tmp_path / "child.yaml", "  bb: {encoding: codes, density: 0.1", "  b: {encoding: codes, density: 1.1")
+    with pytest.raises(PlanError, match=r"`density` of `child_layers\.b` must be a fraction"):
+        load_plan(tmp_path / "child.yaml")
+
+
 def test_edits_count(saved):
     _, path = saved
     edit(path, "a: {keep: 4, size: 8}", "a: {keep: 3, size: 8}")

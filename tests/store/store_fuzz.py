@@ -1,11 +1,13 @@
 """Damages stores and packed files, and says what a reader made of it.
 
 A case is (file, kind, vouched, number) and always gives the same bytes. `vouched` means that every hash is computed again, so that not the hashes but
-the decoder's own checks meet the damage. Cases run in a child process, each under an address-space limit of `memory_limit_bytes` and some slack; of
-one in eight Python's and numpy's allocations are traced and held against the limit itself, and all that a reader may do is done. A reader may refuse
-with an error that names a file of the store, or read another valid model. A traceback, a hang, a death of the process, or more memory is a failure.
+the decoder's own checks meet the damage. Cases run in a child process, each under an address-space limit of `memory_limit_bytes` and some slack. In
+one of eight all that a reader may do is done; in one of 32 Python's and numpy's allocations are traced too, which is slow, and held against the limit
+itself. A reader may refuse with an error that names a file of the store, or read another valid model. A traceback, a hang, a death of the process, or
+more memory is a failure.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -23,7 +25,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -39,10 +40,10 @@ from tsn_toolkit.store.store import Store
 from tsn_toolkit.store.words import Words
 
 KINDS = ("flip", "cut", "swap", "graft")
-SLACK_BYTES = 64 << 20
+SLACK_BYTES = 32 << 20
 SECONDS_PER_CASE = 20
 SECONDS_TO_START = 60
-THOROUGH_EVERY = 8
+THOROUGH_EVERY, TRACED_EVERY = 8, 32
 BYTES_PER_FILE_BYTE, BYTES_PER_SLOT, CONSTANT_BYTES = 32, 32, 4 << 20
 
 _NUMBER = re.compile(rb"-?\d+")
@@ -211,19 +212,24 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         (folder / path).write_bytes(data)
 
 
-def declared_size(metadata_of: Iterable[Callable[[], dict[str, Any]]]) -> int:
+def declared_size(parts: Iterable[bytes]) -> int:
     """Slots, and entries of vectors, that the metadata of all parts speak of, however wrong they may be."""
+    return max(sum(map(_declared_in_part, parts)), 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _declared_in_part(part: bytes) -> int:
+    """Those of one part, remembered: all parts but the damaged one are the same in every case."""
     total = 0
-    for read in metadata_of:
-        try:
-            metadata = read()
-            record = metadata.get("architecture", {"layers": []})
-            total += sum(math.prod(shape) for _, shape in record["layers"])
-            vectors = [{**record, "layers": []}, metadata.get("norms"), metadata.get("biases")]
-            total += sum(int(number) for number in _NUMBER.findall(canonical_json(vectors).encode()) if not number.startswith(b"-"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # such a part declares nothing and must be refused cheaply
-    return max(total, 0)
+    try:
+        metadata = read_part(part)[0]
+        record = metadata.get("architecture", {"layers": []})
+        total += sum(int(math.prod(shape)) for _, shape in record["layers"])
+        vectors = [{**record, "layers": []}, metadata.get("norms"), metadata.get("biases")]
+        total += sum(int(number) for number in _NUMBER.findall(canonical_json(vectors).encode()) if not number.startswith(b"-"))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        pass  # such a part declares nothing more and must be refused cheaply
+    return total
 
 
 # ---------------------------------------------------------------------------------------------------------------- child process
@@ -314,7 +320,7 @@ def _run_cases(subject: Subject, cases: Sequence[Case], folder: Path, send: Conn
         limit_bytes = memory_limit_bytes(sum(map(len, files.values())), subject.declared(files))
         resource.setrlimit(resource.RLIMIT_AS, (address_space + limit_bytes + SLACK_BYTES, most))
         signal.alarm(SECONDS_PER_CASE)
-        outcome, detail, peak_bytes = _outcome(subject, folder, thorough=case.number % THOROUGH_EVERY == 0)
+        outcome, detail, peak_bytes = _outcome(subject, folder, case.number)
         signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         if outcome == "model" and not changed:
@@ -326,12 +332,12 @@ def _run_cases(subject: Subject, cases: Sequence[Case], folder: Path, send: Conn
     send.close()
 
 
-def _outcome(subject: Subject, folder: Path, *, thorough: bool) -> tuple[str, str, int]:
+def _outcome(subject: Subject, folder: Path, number: int) -> tuple[str, str, int]:
     """What the reader did, the error's text, and the bytes that it allocated at most (0 where they are not traced)."""
-    if thorough:
+    if number % TRACED_EVERY == 0:
         tracemalloc.start()
     try:
-        subject.read(folder, thorough)
+        subject.read(folder, number % THOROUGH_EVERY == 0)
         outcome, detail = "model", ""
     except StoreError as error:
         named = any(name in str(error) for name in subject.names)
@@ -351,7 +357,7 @@ def store_subject(folder: Path) -> Subject:
     parts = [path for path in paths if path.endswith(".safetensors")]
 
     def declared(files: dict[str, bytes]) -> int:
-        return declared_size(lambda path=path: read_part(files[path])[0] for path in parts)
+        return declared_size(files[path] for path in parts)
 
     return Subject({path: (folder / path).read_bytes() for path in paths}, damage_store, read_store, declared, (*paths, "tasks/"))
 
@@ -367,10 +373,11 @@ def image_subject(file: Path) -> Subject:
         return {name: damage_image(pristine[name], case)}
 
     def declared(files: dict[str, bytes]) -> int:
-        def bare(path: str) -> dict[str, Any]:
-            return read_part(image_from_bytes(files[name]).rests[path].data)[0]
-
-        return declared_size(lambda path=path: bare(path) for path in parts)
+        try:
+            rests = image_from_bytes(files[name]).rests
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return 0
+        return declared_size(rests[path].data for path in parts if path in rests)
 
     names = (*sections, "tasks/...", "header", "preamble", "begin with TSNIMAGE", "version", "its sections", "its layers")
     return Subject({name: file.read_bytes()}, damaged, lambda folder, thorough: read_image(folder / name, thorough), declared, names)

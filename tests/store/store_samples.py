@@ -1,5 +1,7 @@
 """Small stores for the tests: a three-layer net with two unit groups, and random results that fit it."""
 
+import functools
+
 import numpy as np
 
 from tsn_toolkit.contracts import (
@@ -145,20 +147,28 @@ def make_task(
 FORMS_WIDTH = 3
 
 
-def build_forms(path) -> tuple[Store, set[int]]:
-    """A store whose parts hold every encoding and every layout of masks, and the layouts found in it."""
-    graph = make_graph(FORMS_WIDTH)
-    store = Store.create(path, trunk=SEED_TRUNK, graph=graph, recipe=RECIPE)
-    store.commit(formed_task(store, "first", "trunk", lambda rng, known: rng.random(known.shape) < 0.1), RECIPE)
-    store.commit(formed_task(store, "near", "first", lambda rng, known: rng.random(known.shape) < np.where(known, 0.9, 0.02)), {"seed": 4})
-    store.commit(formed_task(store, "same", "near", lambda rng, known: used_by(store, "near")), RECIPE)
-    store.commit(formed_task(store, "blocks", "near", lambda rng, known: blocks(rng, known.shape, 4), "block(4)"), RECIPE)
-    store.commit(formed_task(store, "choices", "near", lambda rng, known: choices(rng, known.shape), "2:4"), RECIPE)
-    store.commit(formed_task(store, "half", "first", lambda rng, known: rng.random(known.shape) < 0.5), RECIPE)
-    store.commit(formed_task(store, "few", "trunk", lambda rng, known: few(rng, known.shape)), RECIPE)
-    store.commit(formed_task(store, "refined", "near", lambda rng, known: rng.random(known.shape) < 0.3, refine_bits=3), RECIPE)
-    store.commit(formed_task(store, "plane", "refined", lambda rng, known: rng.random(known.shape) < 0.5, planes=("fc",)), RECIPE)
-    store.commit(formed_task(store, "beside", "first", lambda rng, known: rng.random(known.shape) < 0.3, isolation="none"), RECIPE)
+FORMS = {
+    "first": ("trunk", lambda store, rng, known: rng.random(known.shape) < 0.1, {}),
+    "near": ("first", lambda store, rng, known: rng.random(known.shape) < np.where(known, 0.9, 0.02), {}),
+    "same": ("near", lambda store, rng, known: used_by(store, "near"), {}),
+    "blocks": ("near", lambda store, rng, known: blocks(rng, known.shape, 4), {"granularity": "block(4)"}),
+    "choices": ("near", lambda store, rng, known: choices(rng, known.shape), {"granularity": "2:4"}),
+    "half": ("first", lambda store, rng, known: rng.random(known.shape) < 0.5, {}),
+    "few": ("trunk", lambda store, rng, known: few(rng, known.shape), {}),
+    "refined": ("near", lambda store, rng, known: rng.random(known.shape) < 0.3, {"refine_bits": 3}),
+    "plane": ("refined", lambda store, rng, known: rng.random(known.shape) < 0.5, {"planes": ("fc",)}),
+    "beside": ("first", lambda store, rng, known: rng.random(known.shape) < 0.3, {"isolation": "none"}),
+}
+"""Task -> parent, mask, and what is special about it; together they take every encoding and every layout of masks."""
+
+
+def build_forms(path, names=tuple(FORMS)) -> tuple[Store, set[int]]:
+    """A store of some of the tasks of `FORMS` (each after its parent), and the layouts of masks found in it."""
+    store = Store.create(path, trunk=SEED_TRUNK, graph=make_graph(FORMS_WIDTH), recipe=RECIPE)
+    for name in names:
+        parent, mask, special = FORMS[name]
+        task = formed_task(store, name, parent, functools.partial(mask, store), **special)
+        store.commit(task, {"seed": 4} if name == "near" else RECIPE)
     layouts = {int(held.form.layout) for entry in store.entries for _, held in store.layers(entry.name) if held.form is not None}
     return Store.open(path), layouts
 

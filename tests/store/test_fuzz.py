@@ -19,6 +19,7 @@ from tsn_toolkit.store.fields import named_lengths
 from tsn_toolkit.store.joint_image import pack_store
 from tsn_toolkit.store.manifest import hash_bytes
 from tsn_toolkit.store.part import PartError, read_part, write_part
+from tsn_toolkit.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,20 @@ def test_a_damaged_packed_file_is_refused_by_section_or_another_model(stores, tm
             findings = examine(subject, cases, tmp_path)
             assert findings.failures == []
             assert findings.outcomes["refused"] > (5 if vouched else 17), findings.outcomes
+
+
+def test_small_stores_hold_what_the_large_ones_hold(stores, tmp_path):
+    """The benchmark damages the pieces: every task with all its ancestors, and every layout of masks and encoding of a layer that the whole has."""
+
+    def contents(store):
+        layers = [(entry.name, layer.name, owned.form) for entry in store.entries for layer, owned in store.layers(entry.name)]
+        held = {(task, layer, form and int(form.layout)) for task, layer, form in layers}
+        return held, {entry.name: entry.parent for entry in store.entries}
+
+    pieces = [contents(store) for store in mixed_store.make_small_stores(tmp_path).values()]
+    whole = [contents(Store.open(stores / name)) for name in ("mixed", "forms")]
+    assert set().union(*(held for held, _ in pieces)) == set().union(*(held for held, _ in whole))
+    assert {item for _, tasks in pieces for item in tasks.items()} == {item for _, tasks in whole for item in tasks.items()}
 
 
 def test_vouched_damage_reaches_the_decoder(stores):

@@ -101,6 +101,8 @@ OPTIONS = {
     "fresh": ({}, {"fresh_share": 1.0}),
     "reuse": ({}, {"fresh_share": 1.0, "reuse_bonus": 2.0}),
     "refined": ({}, {"refine_bits": 2, "refine_share": 0.3}),
+    "changed": ({"child_overrides": {"*": {"density": 0.2}, "conv4": {"granularity": "block(4)", "bit_width": 2}}}, {}),
+    "changed planes": ({"units_keep": 1.0, "child_overrides": {"conv3": {"encoding": "planes"}, "conv2": {"density": 0.1}}}, {}),
 }
 
 
@@ -186,6 +188,27 @@ def test_options_do_what_they_say(two_tasks):
     planned = [keep_count(layer.density, inside(made["learned"][0], layer.name)) for layer in samples.plan(**OPTIONS["learned"][0]).layers]
     assert [sum(count.values()) for count in counts] == [sum(planned)] * 2
     assert list(counts[0].values()) != planned and counts[0] != counts[1], "each task divides the budget by its own scores"
+
+
+@pytest.mark.parametrize("name", ["changed", "changed planes"])
+def test_a_child_keeps_what_its_parent_uses_and_owns_what_the_plan_says(name, two_tasks):
+    store, (first, second) = two_tasks(name, "seed")
+    parent = store.weights("first").q
+    on_used = 0
+    for layer in samples.plan(**OPTIONS[name][0]).child_layers:
+        codes = second.layers[layer.name]
+        if layer.encoding == "planes":
+            assert isinstance(codes, LayerPlanes) and isinstance(first.layers[layer.name], LayerCodes)
+            continue
+        alive = kept(second, layer.name) != 0
+        used = (parent[layer.name] != 0) & alive
+        assert np.isin(codes.states[used], (1, 2)).all() and (codes.states[~used] != 1).all() and not codes.states[~alive].any()
+        asked = keep_count(layer.density, int(alive.sum()))
+        own = int((codes.states == 2).sum())
+        assert own == asked if layer.granularity == "element" else abs(own - asked) <= 4 * len(codes.states)
+        assert (codes.granularity, codes.bit_width) == (layer.granularity, layer.bit_width)
+        on_used += int((codes.states[used] == 2).sum())
+    assert on_used > 0, "slots that the parent uses may change too"
 
 
 @pytest.mark.parametrize("store", ["checkpoint"], indirect=True)

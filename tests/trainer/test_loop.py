@@ -14,6 +14,7 @@ from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
 from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, training_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_, restate_norms_
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 
 def all_parameters(model):
@@ -66,7 +67,8 @@ def test_fewer_examples_than_a_batch_make_one_short_batch():
     data = samples.make_data(train=5)
     assert [len(y) for _, _, y in training_batches(data, samples.SETTINGS, generator(), 1)] == [5]
     steps, model = [], nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    fit(model, data, Phase("x", 2, 0.1), samples.SETTINGS, parameters=all_parameters(model), generator=generator(), after_step=steps.append)
+    hooks = TrainingHooks(after_step=steps.append)
+    fit(model, data, Phase("x", 2, 0.1), samples.SETTINGS, parameters=all_parameters(model), generator=generator(), hooks=hooks)
     assert steps == [0, 1]
 
 
@@ -124,12 +126,57 @@ def test_callbacks_and_extra_loss():
     still = [{"params": list(model.parameters()), "rate": 0.0}]
     plain = fit(model, data, Phase("x", 2, 0.1), samples.SETTINGS, parameters=still, generator=generator())
     history = fit(
-        model, data, Phase("name", 2, 0.1), samples.SETTINGS, parameters=still, generator=generator(), after_step=steps.append,
-        progress=lambda *now: shown.append(now), extra_loss=lambda x: torch.tensor(len(x) / 8),
+        model, data, Phase("name", 2, 0.1), samples.SETTINGS, parameters=still, generator=generator(),
+        progress=lambda *now: shown.append(now), hooks=TrainingHooks(after_step=steps.append, extra_loss=lambda x: torch.tensor(len(x) / 8)),
     )
     assert steps == list(range(10)) and shown[0] == ("name", 1, 10) and shown[-1] == ("name", 10, 10)
     assert history[0]["loss"] == pytest.approx(plain[0]["loss"] + 4)
     assert history[0]["validation_loss"] == plain[0]["validation_loss"]
+
+
+def test_every_hook_is_called_in_its_place():
+    data, model, calls = samples.make_data(train=64), nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), []
+
+    class FirstHalf:
+        def chosen(self, epoch):
+            calls.append(("chosen", epoch))
+            return torch.arange(32)
+
+        def observe(self, positions, correct):
+            calls.append(("observe", len(positions), correct.dtype))
+
+    def gradients(x, y):
+        logits = model(x)
+        torch.nn.functional.cross_entropy(logits, y).backward()
+        calls.append(("gradients", len(x)))
+        return 7.0, logits.detach()
+
+    def make_optimizer(groups):
+        calls.append(("optimizer", len(groups)))
+        return torch.optim.SGD(groups, lr=0.0)
+
+    start, moved = model[1].weight.detach().clone(), []
+    hooks = TrainingHooks(
+        examples=FirstHalf(),
+        gradients=gradients,
+        make_optimizer=make_optimizer,
+        before_epoch=lambda epoch: calls.append(("before epoch", epoch)),
+        before_step=lambda step: (calls.append(("before step", step)), moved.append(not torch.equal(model[1].weight, start))),
+        after_step=lambda step: (calls.append(("after step", step)), moved.append(not torch.equal(model[1].weight, start))),
+    )
+    history = fit(model, data, Phase("x", 2, 0.1), samples.SETTINGS, parameters=all_parameters(model), generator=generator(), hooks=hooks)
+    epochs = [
+        [("before epoch", n), ("chosen", n), ("gradients", 32), ("observe", 32, torch.bool), ("before step", n), ("after step", n)] for n in (0, 1)
+    ]
+    assert calls == [("optimizer", 1), *epochs[0], *epochs[1]]
+    assert moved == [False, True, True, True] and [record["loss"] for record in history] == [7.0, 7.0]
+
+
+def test_logits_that_do_not_compete_take_no_part_in_loss_and_accuracy():
+    data, model = samples.make_data(), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    hooks = TrainingHooks(visible=lambda logits, y: logits.masked_fill(torch.arange(3) != y[:, None], -torch.inf))
+    (record,) = fit(model, data, Phase("x", 1, 0.1), samples.SETTINGS, parameters=all_parameters(model), generator=generator(), hooks=hooks)
+    assert record == {"loss": 0.0, "validation_loss": 0.0, "validation_accuracy": 1.0}
 
 
 @pytest.mark.parametrize("train_norms", [True, False])
@@ -173,7 +220,7 @@ def test_the_mask_and_codebook_kept_are_those_of_the_selected_checkpoint(select_
 
     history = fit(
         model, data, Phase("codes", 3, 0.0, "fall", select_best=select_best), replace(samples.SETTINGS, weight_decay=0.0),
-        parameters=all_parameters(model), generator=generator(), after_step=change,
+        parameters=all_parameters(model), generator=generator(), hooks=TrainingHooks(after_step=change),
     )
     losses = [record["validation_loss"] for record in history]
     assert min(losses) == losses[1] < losses[2] < losses[0]
@@ -192,7 +239,7 @@ def test_a_diverged_epoch_is_never_selected():
 
     history = fit(
         model, separable_data(), Phase("x", 3, 0.0, select_best=True), samples.SETTINGS, parameters=all_parameters(model), generator=generator(),
-        after_step=change,
+        hooks=TrainingHooks(after_step=change),
     )
     assert isnan(history[0]["validation_loss"]) and not isnan(history[1]["validation_loss"])
     assert not model[0].weight.isnan().any()

@@ -3,37 +3,25 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import export_models as models
 import numpy as np
 import onnx
 import pytest
 
 from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export.child import infer, known_runtimes
+from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.onnxruntime import export_dense_fp32, share_of
-from tsn_toolkit.export.package import PackageOptions, add_measurements, read_manifest, write_package
+from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import compare, output_steps, run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
-
 TARGET = load_target("cpu_onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def task():
-    return models.extracted_of(models.ResidualNet())
-
-
-@pytest.fixture(scope="module")
-def ranges(task):
-    return calibrate_ranges(task.model, task.q, task.scale, [models.inputs(32)])
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +29,6 @@ def package(task, ranges, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packages") / "residual"
     write_package(task, ranges, TARGET, folder, example_input=models.inputs(1))
     return folder
-
-
-@pytest.fixture(scope="module")
-def reference(task, ranges):
-    return build_integer_model(task.model, task.q, task.scale, models.inputs(1), ranges=ranges)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The artefact answers like the integer reference on more than one shape of network."""
 
-import sys
-from pathlib import Path
 
+import export_models as models
 import pytest
 import torch
 from torch import nn
@@ -10,9 +9,6 @@ from torch import nn
 from tsn_toolkit.models.small_cnn import small_cnn
 from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.target import load_target
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
-import export_models as models  # noqa: E402
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.child import latencies_ms
-from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.runtime import load_runtime
 
 _SPEEDUPS = {"speedup": "dense_fp32_", "speedup_over_vendor_int8": "vendor_int8_"}
@@ -73,8 +73,7 @@ def bench_package(
     Returns:
         {"threads", "runtime", "machine", "batch_<n>": {"median", "q1", "q3", "calls", "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3",
         "speedup", the same for "vendor_int8_" and "speedup_over_vendor_int8"}, "warnings": [...]}; times in milliseconds per batch.
-        Where the runtime cannot run on this machine, or only in an emulator, which shows that numbers are right and never how long they take:
-        {"runtime", "not_run", "warnings"}.
+        Where the target cannot be timed on this machine: see `not_timed`.
 
     Raises:
         GateError: a setting is out of range, or a model does not run.
@@ -83,12 +82,9 @@ def bench_package(
         raise GateError(f"A benchmark needs threads, rounds, batches >= 1 and seconds > 0, got {threads}, {rounds}, {tuple(batches)}, {seconds}.")
     manifest = read_manifest(package)
     target = manifest["target"]
-    if target.get("toolchain"):
-        emulator = " ".join(target["toolchain"]["emulator"][:3])
-        return {"runtime": target["runtime"], "not_run": f"not measured: emulator ({emulator})", "warnings": []}
+    if (untimed := not_timed(target)) is not None:
+        return untimed
     runtime = load_runtime(target["runtime"], target=target["name"])
-    if not_run := runtime.cannot_run():
-        return {"runtime": target["runtime"], "not_run": not_run, "warnings": [f"no latency: {not_run}."]}
     entries, plain = runtime.session_options(target["session_options_without_vnni"]), runtime.session_options({})
     models: dict[str, tuple[Path, dict[str, str]]] = {"": (package / manifest["model_file"], entries)}
     if dense_fp32 is not None:
@@ -110,6 +106,21 @@ def bench_package(
         result[f"batch_{batch}"] = _summary(times)
         result["warnings"] += slower_warnings(batch, result[f"batch_{batch}"], causes)
     return result
+
+
+def not_timed(target: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What stands in place of latencies that this machine cannot measure: {"runtime", "not_run", "warnings"}; None where it can.
+
+    Either the runtime cannot run here, or only in an emulator, which shows that numbers are right and never how long they take.
+
+    Args:
+        target: as a manifest states it.
+    """
+    if target.get("toolchain"):
+        emulator = " ".join(target["toolchain"]["emulator"][:3])
+        return {"runtime": target["runtime"], "not_run": f"not measured: emulator ({emulator})", "warnings": []}
+    not_run = load_runtime(target["runtime"], target=target["name"]).cannot_run()
+    return {"runtime": target["runtime"], "not_run": not_run, "warnings": [f"no latency: {not_run}."]} if not_run else None
 
 
 def _summary(times: dict[str, list[float]]) -> dict[str, float | int]:

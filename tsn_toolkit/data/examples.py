@@ -13,13 +13,16 @@ from tsn_toolkit.contracts import Split
 from tsn_toolkit.errors import DataError
 
 
-def make_split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, *, origin: str) -> Split:
+def make_split(
+    x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, *, origin: str, group: ArrayLike | torch.Tensor | None = None
+) -> Split:
     """Check examples and labels and bring them to the types of `Split`.
 
     Args:
         x: (n, ...) uint8 or any float; floats become float32.
         y: (n,) integers >= 0.
         origin: file or factory that the arrays came from, for messages.
+        group: (n,) integers >= 0, the subject or superclass of each example, or None.
 
     Raises:
         DataError: wrong dtype or shape, different lengths, no example, a negative label, or a value that is not finite.
@@ -27,19 +30,26 @@ def make_split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, *, orig
     images, labels = _as_array(x, origin), _as_array(y, origin)
     if images.ndim < 2 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
         raise DataError(f"{origin}: examples must be uint8 or float of shape (n, ...), got {images.dtype} {images.shape}. Convert them.")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{origin}: labels must be integers of shape (n,), got {labels.dtype} {labels.shape}. Convert them.")
-    if len(images) != len(labels) or len(labels) == 0:
-        raise DataError(f"{origin}: {len(images)} examples for {len(labels)} labels; there must be one label per example, and at least one.")
-    if int(labels.min()) < 0:
-        raise DataError(f"{origin}: label {int(labels.min())} at position {int(labels.argmin())}; labels must be 0 or more. Correct the labels.")
+    targets = _whole_numbers(labels, len(images), "label", origin)
+    groups = None if group is None else _whole_numbers(_as_array(group, origin), len(images), "group", origin)
     if images.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what overflows is reported below
             images = images.astype(np.float32)
         if not np.isfinite(images).all():
             first = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))[0])
             raise DataError(f"{origin}: example {first} holds a value that is not finite in float32. Clean the data.")
-    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), torch.from_numpy(labels.astype(np.int64)))
+    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), targets, groups)
+
+
+def _whole_numbers(values: NDArray[Any], count: int, word: str, origin: str) -> torch.Tensor:
+    """Labels or groups, checked: one whole number >= 0 per example, int64 (n,)."""
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(f"{origin}: {word}s must be integers of shape (n,), got {values.dtype} {values.shape}. Convert them.")
+    if count != len(values) or len(values) == 0:
+        raise DataError(f"{origin}: {count} examples for {len(values)} {word}s; there must be one {word} per example, and at least one.")
+    if int(values.min()) < 0:
+        raise DataError(f"{origin}: {word} {int(values.min())} at position {int(values.argmin())}; {word}s must be 0 or more. Correct the {word}s.")
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def _as_array(values: ArrayLike | torch.Tensor, origin: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The data of a recipe: source, labels checked, limits applied."""
+"""One data set: read by its source, labels checked, test taken out where there is none, limits applied, brought to one shape."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import Split
+from tsn_toolkit.data.held_out import cells_of, split_test
+from tsn_toolkit.data.input_shape import bring_to_shape
 from tsn_toolkit.errors import DataError
 from tsn_toolkit.recipe.environment import expand
 from tsn_toolkit.recipe.schema import DataSection
@@ -24,19 +26,22 @@ def load_data(data: DataSection) -> tuple[Split, Split]:
         train and test with the data's own labels, after `train_limit` and `test_limit`.
 
     Raises:
-        DataError: a file is missing, truncated or mislabelled; train and test hold different classes; `data.mean` does not fit the channels.
+        DataError: a file is missing, truncated or mislabelled; train and test hold different classes; there is no test part and no `test_split`, or
+            both; the examples cannot be brought to `input_shape`; `data.mean` does not fit the channels.
         RecipeError: an environment variable of the path is not set.
     """
     source = registry.load(SOURCES, data.source, error=DataError)
     path = None if data.path is None else Path(expand(data.path))
-    train, test = source.load(path, source.Options.model_validate(data.options))
+    loaded, held_out = source.load(path, source.Options.model_validate(data.options))
+    train, test = _with_test(loaded, held_out, data)
     _check_classes(train, test, data)
+    train, test = (_shaped(part, data) for part in (_limit(train, data.train_limit), _limit(test, data.test_limit)))
     channels = train.x.shape[1]
     if data.mean and len(data.mean) not in (1, channels):
         raise DataError(
             f"`data.mean` has {len(data.mean)} values, the examples of source {data.source} have {channels} channels. Give one per channel."
         )
-    return _limit(train, data.train_limit), _limit(test, data.test_limit)
+    return train, test
 
 
 def class_labels(split: Split) -> tuple[int, ...]:
@@ -53,8 +58,29 @@ def data_hash(split: Split) -> str:
     return digest.hexdigest()
 
 
+def _where(data: DataSection) -> str:
+    return f"data source {data.source}" + (f" at {data.path}" if data.path else "")
+
+
+def _with_test(train: Split, test: Split | None, data: DataSection) -> tuple[Split, Split]:
+    """Train and test, the latter taken out of the former where the source has none."""
+    if test is None:
+        if data.test_split is None:
+            raise DataError(f"{_where(data)} has no test part. Set `test_split`, for example to {{fraction: 0.2}}, to take one out of it.")
+        return split_test(train, data.test_split)
+    if data.test_split is not None:
+        raise DataError(f"{_where(data)} has a test part of its own, beside `test_split` {data.test_split.model_dump()}. Remove the key.")
+    return train, test
+
+
+def _shaped(split: Split, data: DataSection) -> Split:
+    if data.input_shape is None:
+        return split
+    return Split(bring_to_shape(split.x, data.input_shape, origin=_where(data)), split.y, split.group)
+
+
 def _check_classes(train: Split, test: Split, data: DataSection) -> None:
-    where = f"data source {data.source}" + (f" at {data.path}" if data.path else "")
+    where = _where(data)
     labels, counts = torch.unique(train.y, return_counts=True)
     for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
         if count < 2:
@@ -69,12 +95,12 @@ def _check_classes(train: Split, test: Split, data: DataSection) -> None:
 
 
 def _limit(split: Split, limit: int | None) -> Split:
-    """At most `limit` examples, the first of each class in turn, in the order of the data."""
+    """At most `limit` examples, the first of each class (and group) in turn, in the order of the data."""
     if limit is None or limit >= len(split):
         return split
-    rank = torch.zeros_like(split.y)  # position of each example within its class
-    for label in class_labels(split):
-        members = torch.nonzero(split.y == label).squeeze(1)
+    cells = cells_of(split)
+    rank = torch.zeros_like(split.y)  # position of each example within its cell
+    for cell in torch.unique(cells):
+        members = torch.nonzero(cells == cell).squeeze(1)
         rank[members] = torch.arange(len(members))
-    chosen = torch.argsort(rank, stable=True)[:limit].sort().values
-    return Split(split.x[chosen], split.y[chosen])
+    return split.take(torch.argsort(rank, stable=True)[:limit].sort().values)

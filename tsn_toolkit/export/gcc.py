@@ -31,7 +31,7 @@ from tsn_toolkit.export.c.program import CProgram, Weights, generate, weights_of
 from tsn_toolkit.export.c.read_back import WeightText
 from tsn_toolkit.export.c.reference import quantize_input, run_reference
 from tsn_toolkit.export.integer_share import IntegerShare
-from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
 from tsn_toolkit.target import Target
 

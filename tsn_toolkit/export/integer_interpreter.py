@@ -22,8 +22,8 @@ from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 
 _EXACT_FLOAT32 = 2**24
 _ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
-_RESHAPES = (torch.flatten, torch.reshape)
-_PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
+RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 _AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 
 
@@ -148,7 +148,7 @@ class Interpreter(ABC):
             raise Unknown(name)
         if name in self.reference.codes:
             return self.accumulate(module, value)
-        if isinstance(module, _PRESERVING):
+        if isinstance(module, PRESERVING):
             return Codes(module(value.value), value.scale, value.signed)
         if isinstance(module, _AVERAGING):
             return module(value.value.to(torch.float32) * value.scale)
@@ -159,7 +159,7 @@ class Interpreter(ABC):
         if target in _ADDITIONS:
             if len(args) == 2 and all(isinstance(arg, Codes) and not arg.accumulator for arg in args) and not kwargs:
                 return self.operands(node, args[0], args[1])
-        elif target in _RESHAPES or target in ("flatten", "view", "reshape"):
+        elif target in RESHAPES:
             if isinstance(args[0], torch.Tensor):  # a mean that is quantized only after it is reshaped
                 return _reshape(args[0], target, args[1:], kwargs)
             if isinstance(args[0], Codes) and args[0].scale.numel() == 1:

@@ -22,6 +22,7 @@ from torch import nn
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError, TargetError
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
+from tsn_toolkit.export.int4_onnx import unpacked
 from tsn_toolkit.export.qdq_graph import (
     fold_constant_clips_,
     move_dequantize_below_reshape_,
@@ -156,6 +157,8 @@ def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
     for layer, codes in extracted.q.items():
         found = arrays.get(f"{layer}.weight")
+        if layer in reference.blocks and found is not None and found.dtype == np.uint8:
+            found = unpacked(found)
         if found is None or found.dtype != np.int8 or found.shape != codes.shape:
             raise ExportError(f"`{path.name}` holds no INT8 weight of shape {codes.shape} for layer `{layer}`.")
         expected = codes.copy()
@@ -265,14 +268,14 @@ def _integer_source(name: str, producers: Mapping[str, Any], weights: Mapping[st
 
 
 def _bytes_by_part(proto: Any, total: int) -> dict[str, int]:
-    """Bytes of the file: int8 weights, biases, float scales and constants, and the rest (graph, names)."""
+    """Bytes of the file: int8 and packed int4 weights, biases, float scales and constants, and the rest (graph, names)."""
     from onnx import numpy_helper
 
     parts = {"weights": 0, "biases": 0, "constants": 0}
     for tensor in proto.graph.initializer:
         array = numpy_helper.to_array(tensor)
         bias = array.dtype == np.int32 or tensor.name.endswith(".bias")
-        part = "weights" if array.dtype == np.int8 and array.ndim > 1 else "biases" if bias else "constants"
+        part = "weights" if array.dtype in (np.int8, np.uint8) and array.ndim > 1 else "biases" if bias else "constants"
         parts[part] += array.nbytes
     parts["graph"] = total - sum(parts.values())
     return parts

@@ -12,18 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export import integer_onnx
+from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
 from tsn_toolkit.export.child import profile
+from tsn_toolkit.export.int4_onnx import int4_layers, narrow_linear_layers_
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
 from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
+from tsn_toolkit.export.qdq_graph import shift_signed_activations_
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "onnxruntime"
-export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
@@ -35,7 +39,9 @@ VENDOR_INT8 = VendorInt8(
     source_file=MODEL_FILE,
     model_file=MODEL_FILE,
 )
-_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+_INTEGER = frozenset(
+    {"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
+)
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"})
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
 """What may also multiply two activations, as attention does."""
@@ -59,6 +65,31 @@ logits = session.run(["{output_name}"], {{"{input_name}": golden["x"].astype(np.
 def cannot_run() -> str:
     """Never: what can be exported can be run."""
     return ""
+
+
+def export(
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    target: Target,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> Artefact:
+    """Write `model.onnx`; linear layers that the target wants in 4 bits (`int4_onnx`) leave the int8 form.
+
+    Raises:
+        TargetError, ExportError: as `integer_onnx.export`.
+    """
+    require_modules((*integer_onnx.WRITERS, DISTRIBUTION), target=target.name, install=target.install)
+    check_version(DISTRIBUTION, target)
+
+    def adapt_(proto: Any, reference: IntegerModel) -> None:
+        shift_signed_activations_(proto)
+        reference.blocks = int4_layers(extracted, reference, target)
+        narrow_linear_layers_(proto, reference, reference.blocks)
+
+    return integer_onnx.write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=adapt_)
 
 
 def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:

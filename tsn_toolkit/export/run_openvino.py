@@ -2,17 +2,15 @@
 
     python run_openvino.py REQUEST.json
 
-The request: {"model", "options" {property: value}, "threads", "task": "infer" | "profile" | "time", "inputs" (npz with `x`), "outputs" (file to
-write), "batch_size", "seconds", "warmup_seconds"}. `infer` writes an npz with `y`; `profile` writes one record per executed node, {"name",
-"operation", "precision", "layers", "output_shape", "microseconds"}, as JSON; `time` writes {"milliseconds": [...]} for batches of `batch_size`.
+The request is that of `runner`; `options` are properties. A further task, `profile`, writes one record per executed node: {"name", "operation",
+"precision", "layers", "output_shape", "microseconds"}.
 """
 
-import json
 import sys
-import time
 
 import numpy as np
 import openvino
+from runner import serve
 
 
 def compile_model(request, shape, **extra):
@@ -24,17 +22,29 @@ def compile_model(request, shape, **extra):
     return core.compile_model(model, "CPU", settings)
 
 
-def infer(request, x):
-    """Outputs for all inputs, in batches, written as npz."""
-    size = int(request["batch_size"])
-    batches = [x[start : start + size] for start in range(0, len(x), size)]
-    compiled = {shape: compile_model(request, shape) for shape in {batch.shape for batch in batches}}
-    outputs = [np.array(compiled[batch.shape](batch)[0]) for batch in batches]
-    np.savez(request["outputs"], y=np.concatenate(outputs))
+class Session:
+    """The model compiled once for each shape of a batch."""
+
+    def __init__(self, request, shape):
+        self.request = request
+        self.calls = {}
+
+    def put(self, x):
+        """The batch itself, once the model is compiled for its shape."""
+        if x.shape not in self.calls:
+            self.calls[x.shape] = compile_model(self.request, x.shape).create_infer_request().infer
+        return x
+
+    def __call__(self, x):
+        return self.calls[x.shape]([x])
+
+    def get(self, outputs):
+        """A copy of the one output, which the next call overwrites."""
+        return np.array(outputs[0])
 
 
 def profile(request, x):
-    """The nodes that run for the first batch, as the compiled model itself describes them, with the time of the second call, written as JSON."""
+    """The nodes that run for the first batch, as the compiled model itself describes them, with the time of the second call."""
     x = x[: int(request["batch_size"])]
     compiled = compile_model(request, x.shape, PERF_COUNT="YES")
     call = compiled.create_infer_request()
@@ -54,36 +64,8 @@ def profile(request, x):
                 "microseconds": microseconds.get(node.get_friendly_name(), 0.0),
             }
         )
-    with open(request["outputs"], "w", encoding="utf-8") as file:
-        json.dump(records, file)
-
-
-def measure(request, x):
-    """Latencies of single calls on one batch, written as JSON."""
-    x = x[: int(request["batch_size"])]
-    call = compile_model(request, x.shape).create_infer_request().infer
-    end = time.perf_counter() + float(request["warmup_seconds"])
-    call([x])
-    while time.perf_counter() < end:
-        call([x])
-    milliseconds = []
-    end = time.perf_counter() + float(request["seconds"])
-    while len(milliseconds) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call([x])
-        milliseconds.append((time.perf_counter() - start) * 1e3)
-    with open(request["outputs"], "w", encoding="utf-8") as file:
-        json.dump({"milliseconds": milliseconds}, file)
-
-
-def main(path):
-    """Do what the request file asks."""
-    with open(path, encoding="utf-8") as file:
-        request = json.load(file)
-    with np.load(request["inputs"]) as arrays:
-        x = arrays["x"]
-    {"infer": infer, "profile": profile, "time": measure}[request["task"]](request, x)
+    return records
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(sys.argv[1], Session, profile=profile)

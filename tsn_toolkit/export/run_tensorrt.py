@@ -2,16 +2,13 @@
 
     python run_tensorrt.py REQUEST.json
 
-The request: {"model", "task": "infer" | "time", "inputs" (npz with `x`), "outputs" (file to write), "batch_size", "seconds", "warmup_seconds"}.
-`infer` writes an npz with `y`; `time` writes {"milliseconds": [...]} for batches of `batch_size`, each from the call to the end of the GPU's work.
+The request is that of `runner`. A call ends with the GPU's work.
 """
 
-import json
 import sys
-import time
 
-import numpy as np
 import torch
+from runner import serve
 
 
 def build_engine(path, shape):
@@ -30,12 +27,17 @@ def build_engine(path, shape):
     return tensorrt.Runtime(logger).deserialize_cuda_engine(builder.build_serialized_network(network, config))
 
 
-class Call:
-    """One execution context; called with a batch on the GPU."""
+class Engine:
+    """One engine with one execution context."""
 
-    def __init__(self, engine):
+    def __init__(self, request, shape):
+        engine = build_engine(request["model"], shape)
         self.context, self.stream = engine.create_execution_context(), torch.cuda.Stream()
         self.input, self.output = engine.get_tensor_name(0), engine.get_tensor_name(1)
+
+    def put(self, x):
+        """The array as a tensor on the GPU."""
+        return torch.from_numpy(x).cuda()
 
     def __call__(self, x):
         self.context.set_input_shape(self.input, tuple(x.shape))
@@ -46,41 +48,10 @@ class Call:
         self.stream.synchronize()
         return y
 
-
-def infer(request, x):
-    """Outputs for all inputs, in batches, written as npz."""
-    size = int(request["batch_size"])
-    call = Call(build_engine(request["model"], (min(size, len(x)), *x.shape[1:])))
-    outputs = [call(torch.from_numpy(x[start : start + size]).cuda()).cpu().numpy() for start in range(0, len(x), size)]
-    np.savez(request["outputs"], y=np.concatenate(outputs))
-
-
-def measure(request, x):
-    """Latencies of single calls, written as JSON."""
-    x = torch.from_numpy(x[: int(request["batch_size"])]).cuda()
-    call = Call(build_engine(request["model"], tuple(x.shape)))
-    end = time.perf_counter() + float(request["warmup_seconds"])
-    call(x)
-    while time.perf_counter() < end:
-        call(x)
-    milliseconds = []
-    end = time.perf_counter() + float(request["seconds"])
-    while len(milliseconds) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call(x)
-        milliseconds.append((time.perf_counter() - start) * 1e3)
-    with open(request["outputs"], "w", encoding="utf-8") as file:
-        json.dump({"milliseconds": milliseconds}, file)
-
-
-def main(path):
-    """Do what the request file asks."""
-    with open(path, encoding="utf-8") as file:
-        request = json.load(file)
-    with np.load(request["inputs"]) as arrays:
-        x = arrays["x"]
-    {"infer": infer, "time": measure}[request["task"]](request, x)
+    def get(self, output):
+        """The tensor as an array."""
+        return output.cpu().numpy()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(sys.argv[1], Engine)

@@ -1,59 +1,37 @@
-"""Run one exported torch program in a process of its own, with nothing but numpy and torch.
+"""Run one exported torch program in a process of its own, with nothing but numpy and torch; the request is that of `runner`.
 
     python run_torch.py REQUEST.json
-
-The request: {"model", "threads", "task": "infer" | "time", "inputs" (npz with `x`), "outputs" (file to write), "batch_size", "seconds",
-"warmup_seconds"}. `infer` writes an npz with `y`; `time` writes {"milliseconds": [...]} for batches of `batch_size`.
 """
 
-import json
 import sys
-import time
 
-import numpy as np
 import torch
+from runner import serve
 
 
-def load_program(request):
+class Program:
     """The program's module, with as many threads as the request says."""
-    torch.set_num_threads(int(request["threads"]))
-    return torch.export.load(request["model"]).module()
 
+    def __init__(self, request, shape):
+        torch.set_num_threads(int(request["threads"]))
+        self.module = torch.export.load(request["model"]).module()
 
-def infer(request, x):
-    """Outputs for all inputs, in batches, written as npz."""
-    program = load_program(request)
-    size = int(request["batch_size"])
-    outputs = [program(torch.from_numpy(x[start : start + size])).numpy() for start in range(0, len(x), size)]
-    np.savez(request["outputs"], y=np.concatenate(outputs))
+    def put(self, x):
+        """The array as a tensor."""
+        return torch.from_numpy(x)
 
+    def __call__(self, x):
+        return self.module(x)
 
-def measure(request, x):
-    """Latencies of single calls, written as JSON."""
-    program = load_program(request)
-    x = torch.from_numpy(x[: int(request["batch_size"])])
-    end = time.perf_counter() + float(request["warmup_seconds"])
-    program(x)
-    while time.perf_counter() < end:
-        program(x)
-    milliseconds = []
-    end = time.perf_counter() + float(request["seconds"])
-    while len(milliseconds) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        program(x)
-        milliseconds.append((time.perf_counter() - start) * 1e3)
-    with open(request["outputs"], "w", encoding="utf-8") as file:
-        json.dump({"milliseconds": milliseconds}, file)
+    def get(self, output):
+        """The tensor as an array."""
+        return output.numpy()
 
 
 def main(path):
     """Do what the request file asks."""
-    with open(path, encoding="utf-8") as file:
-        request = json.load(file)
-    with np.load(request["inputs"]) as arrays:
-        x = arrays["x"]
     with torch.inference_mode():
-        {"infer": infer, "time": measure}[request["task"]](request, x)
+        serve(path, Program)
 
 
 if __name__ == "__main__":

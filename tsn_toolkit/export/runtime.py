@@ -1,7 +1,7 @@
 """What a runtime offers to everything behind `deliver`: one module `export/<runtime>.py` with the members of `Runtime`.
 
-Beside it stands `run_<runtime>.py`, the program that loads the artefact in a process of its own (`export.child`). Importing a runtime's module does
-not import the runtime.
+Beside it stands `run_<runtime>.py`, the program that loads the artefact in a process of its own (`export.child`) and calls it in the loops of
+`runner.py`. Importing a runtime's module does not import the runtime.
 """
 
 from __future__ import annotations

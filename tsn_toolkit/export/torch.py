@@ -72,7 +72,29 @@ def export(
     require_modules(("torch",), target=target.name, install=target.install)
     check_version("torch", target)
     _refuse_no_op(extracted, target)
-    reference = _from_integers(extracted)
+    note = "Weights are float32: scale * q of the store's integers."
+    return write(from_integers(extracted), extracted, out_dir, example_input=example_input, unit_masks=unit_masks, notes=(note,))
+
+
+def write(
+    reference: nn.Module,
+    extracted: ExtractedModel,
+    out_dir: Path,
+    *,
+    example_input: torch.Tensor,
+    unit_masks: Mapping[str, NDArray[np.bool_]] | None,
+    notes: tuple[str, ...],
+) -> Artefact:
+    """Write the three files of a module.
+
+    Args:
+        reference: what the program computes; its state dict holds plain tensors.
+        extracted, out_dir, example_input, unit_masks: as in `export`.
+        notes: of the artefact.
+
+    Raises:
+        ExportError: `torch.export` refuses the module.
+    """
     content = _program_bytes(reference, example_input)
     tensors = {name: tensor.detach().contiguous() for name, tensor in reference.state_dict().items()}
     write_atomically(out_dir / MODEL_FILE, content)
@@ -87,7 +109,7 @@ def export(
         OUTPUT_NAME,
         {"weights": weights, "graph": len(content) - weights},
         {"torch": importlib.metadata.version("torch")},
-        notes=("Weights are float32: scale * q of the store's integers.",),
+        notes=notes,
     )
 
 
@@ -162,7 +184,7 @@ def _refuse_no_op(extracted: ExtractedModel, target: Target) -> None:
     )
 
 
-def _from_integers(extracted: ExtractedModel) -> nn.Module:
+def from_integers(extracted: ExtractedModel) -> nn.Module:
     """A copy of the small module with weights recomputed from the integers."""
     model = copy.deepcopy(extracted.model).eval().requires_grad_(False)
     for name, codes in extracted.q.items():

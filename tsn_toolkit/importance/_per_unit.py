@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -37,6 +37,37 @@ def producer_weights(model: nn.Module, group: UnitGroup) -> Iterator[tuple[Group
         path, _, leaf = member.parameter.rpartition(".")
         if path in group.producers and (leaf, member.dim) in output_dims(model.get_submodule(path)):
             yield member, model.get_parameter(member.parameter)
+
+
+def weights_of_producers(model: nn.Module, graph: ModelGraph) -> dict[str, torch.Tensor]:
+    """Parameter name -> weight of every producer of a group that may lose units."""
+    return {member.parameter: weight for group in prunable_groups(graph) for member, weight in producer_weights(model, group)}
+
+
+def unit_sums(graph: ModelGraph, entries: Callable[[UnitGroup], Iterable[tuple[GroupMember, torch.Tensor]]]) -> dict[str, NDArray[np.float64]]:
+    """Per-weight values summed into the units they belong to: group name -> float64 (units,), for groups that may lose units.
+
+    Args:
+        graph: of the model.
+        entries: for a group, (member, values with the shape of its parameter); the member says which dimension holds units.
+    """
+    sums = {}
+    for group in prunable_groups(graph):
+        sums[group.name] = np.zeros(group.size)
+        for member, values in entries(group):
+            add_per_unit(sums[group.name], member, sum_along(values, member.dim))
+    return sums
+
+
+def producer_sums(model: nn.Module, graph: ModelGraph, values: Mapping[str, torch.Tensor]) -> dict[str, NDArray[np.float64]]:
+    """`unit_sums` over the weights that make a unit.
+
+    Args:
+        model: whose producers they are.
+        graph: of the model.
+        values: parameter name -> one value per weight, shape of the parameter; all of `weights_of_producers`.
+    """
+    return unit_sums(graph, lambda group: ((member, values[member.parameter]) for member, _ in producer_weights(model, group)))
 
 
 def readers(model: nn.Module, group: UnitGroup) -> tuple[tuple[GroupMember, str], ...]:

@@ -14,7 +14,9 @@ from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import DataError
 
 Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""(x, y) pairs: x (n, ...) ready for the model, y int64 (n,)."""
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits and y to the mean over the batch, a scalar."""
 
 
 def layer_weights(model: nn.Module, graph: ModelGraph) -> dict[str, torch.Tensor]:

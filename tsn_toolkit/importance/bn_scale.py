@@ -7,10 +7,7 @@ Deviation: no L1 penalty is trained first. Norms that read a concatenation count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,14 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.importance._per_unit import add_per_unit, prunable_groups
+from tsn_toolkit.importance._per_weight import Batches, Loss
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches = (), loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """Sum of |gain| per unit; `batches` and `loss` are not used.
 
     Raises:

@@ -10,39 +10,21 @@ and Connections for Efficient Neural Networks", 2015).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
-from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, sum_along
-from tsn_toolkit.importance._per_weight import as_scores, layer_weights
+from tsn_toolkit.importance._per_unit import producer_sums, weights_of_producers
+from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, layer_weights
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches = (), loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """L2 norm per unit; `batches` and `loss` are not used."""
-    scores = {}
-    for group in prunable_groups(graph):
-        squares = np.zeros(group.size)
-        for member, weight in producer_weights(model, group):
-            add_per_unit(squares, member, sum_along(weight.detach().double() ** 2, member.dim))
-        scores[group.name] = np.sqrt(squares)
-    return scores
+    squares = {name: weight.detach().double() ** 2 for name, weight in weights_of_producers(model, graph).items()}
+    return {group: np.sqrt(total) for group, total in producer_sums(model, graph, squares).items()}
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches = (), loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """|w| per weight; `batches` and `loss` are not used."""
     return {name: as_scores(weight.detach().double().abs()) for name, weight in layer_weights(model, graph).items()}

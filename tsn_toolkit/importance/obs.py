@@ -17,7 +17,7 @@ one-hot rows, so its H is diagonal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -31,8 +31,8 @@ from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.graph.layers import is_transposed_linear
 from tsn_toolkit.importance._inputs import input_energy, visit_inputs
-from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, readers, sum_along
-from tsn_toolkit.importance._per_weight import Batches, as_scores, layer_weights, require_batches
+from tsn_toolkit.importance._per_unit import producer_weights, prunable_groups, readers, unit_sums
+from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, layer_weights, require_batches
 
 DAMPING = 0.01
 """Added to the diagonal, relative to its mean."""
@@ -42,12 +42,7 @@ MAX_COLUMNS = 1024
 """Inputs whose interactions are kept: H takes at most 8 KiB per input."""
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """Output error of the layers on both sides of a unit, with the model in eval mode; `loss` is not used.
 
     Raises:
@@ -61,20 +56,10 @@ def score(
         made = [(member, _layer_of(member.parameter)) for member, _ in producer_weights(model, group)]
         sides[group.name] = [*made, *readers(model, group)]
     errors = _errors(model, (name for members in sides.values() for _, name in members), batches)
-    scores = {}
-    for group in prunable_groups(graph):
-        scores[group.name] = np.zeros(group.size)
-        for member, name in sides[group.name]:
-            add_per_unit(scores[group.name], member, sum_along(errors[name], member.dim))
-    return scores
+    return unit_sums(graph, lambda group: ((member, errors[name]) for member, name in sides[group.name]))
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """Output error per weight, with the model in eval mode; `loss` is not used.
 
     Raises:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._per_unit import prunable_groups
-from tsn_toolkit.importance._per_weight import layer_weights
+from tsn_toolkit.importance._per_weight import Batches, Loss, layer_weights
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    *,
-    seed: int = 0,
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches = (), loss: Loss | None = None, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
     """Uniform in [0, 1) from `seed` and the group's name, so that one group's scores do not depend on the others; the rest is not used."""
     return {group.name: _draw(seed, group.name, (group.size,)) for group in prunable_groups(graph)}
 
@@ -30,8 +21,8 @@ def score(
 def weight_scores(
     model: nn.Module,
     graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    batches: Batches = (),
+    loss: Loss | None = None,
     *,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:

@@ -16,7 +16,7 @@ Source: ours; the Fisher of gates is from Molchanov et al., 2019, see `taylor`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import nn
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import DataError
 from tsn_toolkit.importance import fisher, taylor
-from tsn_toolkit.importance._per_weight import Batches, require_batches
+from tsn_toolkit.importance._per_weight import Batches, Loss, require_batches
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -34,8 +34,8 @@ Scores = Mapping[str, NDArray[np.float64]]
 def score(
     model: nn.Module,
     graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    batches: Batches,
+    loss: Loss,
     *,
     others: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]] = (),
 ) -> dict[str, NDArray[np.float64]]:
@@ -58,8 +58,8 @@ def score(
 def weight_scores(
     model: nn.Module,
     graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    batches: Batches,
+    loss: Loss,
     *,
     others: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]] = (),
 ) -> dict[str, NDArray[np.float64]]:

@@ -13,7 +13,7 @@ squared mean gradient, as in `fisher`. The constants are ours, not the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
-from tsn_toolkit.importance._per_unit import add_per_unit, producer_weights, prunable_groups, sum_along
+from tsn_toolkit.importance._per_unit import producer_sums, weights_of_producers
 from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, batch_gradients, layer_weights, quiet_copy, require_batches
 
 CANDIDATES = 0.5
@@ -29,31 +29,14 @@ RHO = 0.05
 EXAMPLES = 0.5
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Saliency per unit, with the model in eval mode; arguments and errors as in `taylor`."""
     require_batches(batches, "sdp")
-    quiet, groups = quiet_copy(model), prunable_groups(graph)
-    weights = {member.parameter: weight for group in groups for member, weight in producer_weights(quiet, group)}
-    saliencies = _saliencies(quiet, weights, batches, loss)
-    scores = {}
-    for group in groups:
-        scores[group.name] = np.zeros(group.size)
-        for member, _ in producer_weights(quiet, group):
-            add_per_unit(scores[group.name], member, sum_along(saliencies[member.parameter], member.dim))
-    return scores
+    quiet = quiet_copy(model)
+    return producer_sums(quiet, graph, _saliencies(quiet, weights_of_producers(quiet, graph), batches, loss))
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Saliency per weight, with the model in eval mode; arguments and errors as in `taylor`."""
     require_batches(batches, "sdp")
     quiet = quiet_copy(model)

@@ -18,7 +18,7 @@ The square of single gradients, averaged, would be `fisher` up to a factor. In a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,15 +29,10 @@ from torch.nn.modules.conv import _ConvNd
 from tsn_toolkit.contracts import ModelGraph, UnitGroup
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.importance._per_unit import producer_weights, prunable_groups
-from tsn_toolkit.importance._per_weight import as_scores, batch_gradients, layer_weights, quiet_copy, require_batches
+from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, batch_gradients, layer_weights, quiet_copy, require_batches
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """Mean squared gate gradient per unit, with the model in eval mode.
 
     Args:
@@ -75,12 +70,7 @@ def score(
     return {name: total / examples for name, total in totals.items()}
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> dict[str, NDArray[np.float64]]:
     """|w times the gradient of the mean loss over all examples| per weight, with the model in eval mode; arguments and errors as in `score`."""
     require_batches(batches, "taylor")
     quiet = quiet_copy(model)

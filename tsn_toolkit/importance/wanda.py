@@ -14,25 +14,17 @@ Deviation: the paper prunes weights and has no unit form; the division by sqrt(e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.importance._inputs import input_energy
-from tsn_toolkit.importance._per_unit import add_per_unit, prunable_groups, readers, sum_along
-from tsn_toolkit.importance._per_weight import as_scores, layer_weights, require_batches
+from tsn_toolkit.importance._per_unit import prunable_groups, readers, unit_sums
+from tsn_toolkit.importance._per_weight import Batches, Loss, as_scores, layer_weights, require_batches
 
 
-def score(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """Norm, over the weights that read a unit, of |w| times input norm, with the model in eval mode; `loss` is not used.
 
     Raises:
@@ -42,22 +34,12 @@ def score(
     require_batches(batches, "wanda")
     reading = {group.name: readers(model, group) for group in prunable_groups(graph)}
     energy = input_energy(model, (name for members in reading.values() for _, name in members), batches)
-    scores = {}
-    for group in prunable_groups(graph):
-        squares = np.zeros(group.size)
-        for member, name in reading[group.name]:
-            weight = model.get_parameter(member.parameter).detach().double()
-            add_per_unit(squares, member, sum_along(weight**2 * energy[name], member.dim))
-        scores[group.name] = np.sqrt(squares)
-    return scores
+    squares = {name: model.get_parameter(f"{name}.weight").detach().double() ** 2 * values for name, values in energy.items()}
+    sums = unit_sums(graph, lambda group: ((member, squares[name]) for member, name in reading[group.name]))
+    return {group: np.sqrt(total) for group, total in sums.items()}
 
 
-def weight_scores(
-    model: nn.Module,
-    graph: ModelGraph,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[np.float64]]:
+def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss | None = None) -> dict[str, NDArray[np.float64]]:
     """|w| times input norm per weight, with the model in eval mode; `loss` is not used.
 
     Raises:

@@ -75,6 +75,8 @@ def structured_mask(scores: torch.Tensor, density: float, granularity: Granulari
     Returns:
         bool, shape of `scores`.
     """
+    if granularity.block == 1:
+        return top_mask(scores, keep_count(density, scores.numel()))
     if granularity.block:
         return shared_masks([scores], [granularity], keep_count(density, scores.numel()))[0]
     if granularity.group:

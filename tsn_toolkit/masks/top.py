@@ -6,7 +6,7 @@ import torch
 
 SAMPLED_FROM = 1 << 15
 """Scores from which on the threshold is first enclosed by a sample."""
-SAMPLE = 4096
+SAMPLE = 1 << 14
 
 
 def keep_count(density: float, size: int) -> int:
@@ -31,6 +31,10 @@ def top_mask(scores: torch.Tensor, keep: int) -> torch.Tensor:
         return torch.zeros_like(flat, dtype=torch.bool).view(scores.shape)
     if keep == flat.numel():
         return torch.ones_like(flat, dtype=torch.bool).view(scores.shape)
+    if flat.numel() >= SAMPLED_FROM:
+        mask = _mask_by_sample(flat, keep)
+        if mask is not None:
+            return mask.view(scores.shape)
     threshold = _kth_largest(flat, keep)
     mask = flat >= threshold
     surplus = int(torch.count_nonzero(mask)) - keep
@@ -40,21 +44,29 @@ def top_mask(scores: torch.Tensor, keep: int) -> torch.Tensor:
     return mask.view(scores.shape)
 
 
-def _kth_largest(flat: torch.Tensor, keep: int) -> torch.Tensor:
-    """The `keep`-th largest value (scalar), exact.
+def _mask_by_sample(flat: torch.Tensor, keep: int) -> torch.Tensor | None:
+    """The mask of many values, exact; None where the sample misled.
 
-    Of many values, quantiles of an evenly spaced sample a few standard errors either side enclose it; then only the values between them are searched.
-    Where counting shows that they do not enclose it, all are.
+    Quantiles of an evenly spaced sample, a few standard errors either side of the one looked for, enclose the `keep`-th largest value. All values
+    above them are in, all below are out, and the order of those between alone is looked at. Counting shows whether they do enclose it.
     """
-    size = flat.numel()
-    if size < SAMPLED_FROM:
-        return torch.kthvalue(flat, size - keep + 1).values
-    sample = flat[:: size // SAMPLE].sort(descending=True).values
-    share = keep / size
+    sample = flat[:: flat.numel() // SAMPLE].contiguous()
+    share = keep / flat.numel()
     centre, margin = share * len(sample), 4 * (share * (1 - share) * len(sample)) ** 0.5 + 2
-    high, low = sample[max(0, int(centre - margin))], sample[min(len(sample) - 1, int(centre + margin))]
-    above = int(torch.count_nonzero(flat > high))
-    between = flat[(flat >= low) & (flat <= high)]
-    if not above < keep <= above + between.numel():
-        return torch.kthvalue(flat, size - keep + 1).values
-    return torch.kthvalue(between, between.numel() - (keep - above) + 1).values
+    high, low = (_kth_largest(sample, min(len(sample), max(1, int(centre + side * margin) + 1))) for side in (-1, 1))
+    mask = flat > high
+    places = keep - int(torch.count_nonzero(mask))
+    between = ((flat >= low) ^ mask).nonzero().flatten()
+    if not 0 < places <= len(between):
+        return None
+    values = flat[between]
+    threshold = _kth_largest(values, places)
+    mask[between[values > threshold]] = True
+    ties = between[values == threshold]
+    mask[ties[: places - int(torch.count_nonzero(values > threshold))]] = True
+    return mask
+
+
+def _kth_largest(flat: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th largest value (scalar), k from 1."""
+    return torch.kthvalue(flat, flat.numel() - k + 1).values

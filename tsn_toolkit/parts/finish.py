@@ -63,13 +63,27 @@ def to_integers_(
         q[name], scale[name] = values, factor
     for name in q:
         write_weight_(model.get_submodule(name), q[name], scale[name])
-    head = code_head(model, graph.head, bit_width=head_bits, max_code=max_code, precision=precision)
-    module = model.get_submodule(graph.head)
-    write_weight_(module, head.codes, head.scale)
-    if module.bias is not None:
-        module.bias.data.copy_(torch.from_numpy(head.bias))
+    head = round_head_(model, graph.head, bit_width=head_bits, max_code=max_code, precision=precision)
     q[graph.head], scale[graph.head] = head.codes, head.scale
     return SmallIntegers(owned=owned, q=q, scale=scale, head=head)
+
+
+def round_head_(model: nn.Module, head: str, *, bit_width: int, max_code: int, precision: VectorPrecision) -> HeadState:
+    """The classifier in integers, written back in place, so that the module computes with what is stored.
+
+    Args:
+        model: the module.
+        head: module path of its classifier.
+        bit_width: bits per code, 2..8.
+        max_code: largest |code|, where that is less than the bits allow.
+        precision: of its scales and biases.
+    """
+    state = code_head(model, head, bit_width=bit_width, max_code=max_code, precision=precision)
+    module = model.get_submodule(head)
+    write_weight_(module, state.codes, state.scale)
+    if module.bias is not None:
+        module.bias.data.copy_(torch.from_numpy(state.bias))
+    return state
 
 
 def freeze_vectors_(

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from tsn_toolkit.contracts import LayerPlanes
 from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.parts.subnet_weight import wrappers_of
 from tsn_toolkit.quantizers.straight_through import rounded_within, sign
 from tsn_toolkit.vocabulary import MAX_CODE, VectorPrecision
 
@@ -93,8 +93,4 @@ class PlaneWeight(nn.Module):
 
 def plane_wrapped(model: nn.Module) -> Iterator[tuple[str, PlaneWeight, torch.Tensor]]:
     """Every layer of the model with a plane: (path, wrapper, latent difference)."""
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            chain = module.parametrizations["weight"]
-            if isinstance(chain[0], PlaneWeight):
-                yield name, chain[0], chain.original
+    return wrappers_of(model, PlaneWeight)

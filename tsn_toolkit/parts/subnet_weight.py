@@ -9,7 +9,7 @@ with two rules, chosen by what the task inherits:
 - `select` (the frozen view has gaps): base = 0, value = the inherited weight where there is one, else the task's own. The mask says which slots the
   task USES; this is the score-learned subnetwork of WSN (Kang et al., ICML 2022), on which TinySubNets builds.
 - `replace` (the frozen view is full, a trained trunk): base = the inherited weight, value = the task's own. The mask says which slots the task OWNS;
-  all others are reused.
+  all others are reused. So does a task that says which slots of its parent it changes: base = the parent's weight, 0 where it has none.
 
 Inherited integers are buffers, so no optimizer, weight decay, momentum or averaging can move them. The gradient of the mask goes straight through to
 |score|: dL/d|s| = dL/dw * (value - base). Once a codebook is set, own values are rounded to scale * codebook entry, straight through.
@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,9 +37,10 @@ from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
 from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, frozen_factors, slot_factors
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 
-Rule = Literal["select", "replace"]
+Wrapper = TypeVar("Wrapper", bound=nn.Module)
 
 SCALE_HEADROOM = 1.5
 """A fresh channel's largest weight maps to max_code / SCALE_HEADROOM, so that later training and later readers have room above it."""
@@ -58,6 +58,7 @@ class SubnetWeight(nn.Module):
         codebook: float buffer (2**bit_width,) of integers; empty until `fit_codebook_`.
         refined: bool buffer, shape of the weight; used inherited slots with a residual.
         residuals: float buffer (2**refine_bits,) of integers; empty until `fit_codebook_`, and where nothing is refined.
+        scored: the mask follows scores that are learned; else it is chosen once, by how far the slots have moved.
         preferred: bool buffer, shape of the weight; slots that the parent uses. Their ranking gets `bonus` times the root mean square of the scores.
     """
 
@@ -73,14 +74,17 @@ class SubnetWeight(nn.Module):
         max_code: int,
         granularity: str = "element",
         refine_bits: int = 0,
+        scored: bool | None = None,
     ):
         super().__init__()
         self.rule: Rule = rule
         self.density, self.bit_width, self.max_code, self.granularity = density, bit_width, max_code, granularity
         self.refine_bits = refine_bits if rule == "select" else 0
+        self.scored = rule == "select" if scored is None else scored
         self.bonus = 0.0
-        self.learn_scores = False
-        self._made: tuple[tuple[torch.Tensor, ...], list[int], _Parts] | None = None
+        self.learn_scores, self.score_due = False, True
+        self._frozen: Remembered[FrozenFactors] = Remembered()
+        self._slots: Remembered[SlotFactors] = Remembered()
         self.score = nn.Parameter(torch.zeros(q.shape))
         self.register_buffer("inherited_q", q.float())
         self.register_buffer("present", present.clone())
@@ -94,50 +98,42 @@ class SubnetWeight(nn.Module):
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """Own latent weight (out, ...) -> the weight the layer computes with."""
         with torch.no_grad():
-            parts = self._parts()
+            slots = self._factors()
             if self.codebook.numel():
-                weight = parts.read.clone()
-                self._round_(weight, latent, parts.own_index, self.codebook, refined=False)
+                weight = slots.read.clone()
+                self._round_(weight, latent, slots.own_index, self.codebook, refined=False)
             else:
-                weight = torch.addcmul(parts.read, parts.own, latent)
+                weight = slots.own * latent if self._inherited().empty else torch.addcmul(slots.read, slots.own, latent)
             if self.residuals.numel():
-                self._round_(weight, latent, parts.refined_index, self.residuals, refined=True)
-        computed: torch.Tensor = _StraightThrough.apply(latent, self.score if self.learn_scores else None, weight, self)
+                self._round_(weight, latent, slots.refined_index, self.residuals, refined=True)
+        computed: torch.Tensor = _StraightThrough.apply(latent, self.score if self.learn_scores and self.score_due else None, weight, self)
         return computed
 
     @torch.no_grad()
     def to_latent(self, gradient: torch.Tensor) -> torch.Tensor:
         """Gradient of the weight -> gradient of the latent weight."""
-        return gradient * (self.mask.float() if self.learn_scores and self.refine_bits else self._parts().moving)
+        return gradient * (self.mask.float() if self.learn_scores and self.refine_bits else self._factors().moving)
 
     @torch.no_grad()
     def to_score(self, gradient: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         """Gradient of the weight -> gradient of the score: times what the slot would add, times the score's sign."""
-        parts = self._parts()
-        added = latent - parts.inherited if self.rule == "replace" else torch.addcmul(parts.inherited, parts.free, latent)
-        return added.mul_(self.score.sign()).mul_(gradient)
+        frozen = self._inherited()
+        if frozen.empty:
+            added = latent * gradient
+        elif self.rule == "replace":
+            added = (latent - frozen.inherited).mul_(gradient)
+        else:
+            added = torch.addcmul(frozen.inherited, frozen.free, latent).mul_(gradient)
+        return added.mul_(self.score.sign())
 
-    def _parts(self) -> _Parts:
-        """What follows from the buffers, made anew when one of them has changed."""
-        sources = (self.mask, self.present, self.inherited_q, self.scale, self.refined)
-        versions = [source._version for source in sources]
-        if self._made is None or any(a is not b for a, b in zip(self._made[0], sources, strict=True)) or self._made[1] != versions:
-            self._made = (sources, versions, self._make_parts())
-        return self._made[2]
+    def _inherited(self) -> FrozenFactors:
+        view = (self.inherited_q, self.present, self.scale)
+        return self._frozen.value(view, lambda: frozen_factors(*view))
 
-    def _make_parts(self) -> _Parts:
-        slots, inherited = self.own_slots(), self.inherited_q * self._per_channel(self.scale)
-        read = ~self.mask if self.rule == "replace" else self.mask & self.present
-        own = slots.float()
-        return _Parts(
-            inherited=inherited,
-            read=(inherited * read.float()).contiguous(),
-            own=own,
-            free=(~self.present).float(),
-            moving=own + self.refined.float() if self.refined.any() else own,
-            own_index=slots.flatten().nonzero().squeeze(1),
-            refined_index=self.refined.flatten().nonzero().squeeze(1),
-        )
+    def _factors(self) -> SlotFactors:
+        frozen, refined = self._inherited(), self.refined if self.refine_bits else None
+        sources = (self.mask, self.refined, frozen.inherited)
+        return self._slots.value(sources, lambda: slot_factors(frozen, self.mask, refined, self.rule))
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """The latent weight starts as the weight that the layer has."""
@@ -216,6 +212,10 @@ class SubnetWeight(nn.Module):
         """Bool, shape of the weight: slots whose value is, or begins with, an inherited integer."""
         return self.present & (~self.mask if self.rule == "replace" else self.mask)
 
+    def inherited_weight(self) -> torch.Tensor:
+        """The inherited integers times their scales, shape of the weight; 0 where nothing is inherited."""
+        return self._inherited().inherited
+
     def idle_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: inherited slots that the parent does not use."""
         return self.present & ~self.preferred
@@ -252,26 +252,6 @@ class SubnetWeight(nn.Module):
         return vector.view(-1, *([1] * (self.inherited_q.dim() - 1)))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A layer's slots as factors, since products with float masks cost a fraction of selections by bool ones.
-
-    Attributes:
-        inherited: weights (out, ...), 0 where nothing is inherited.
-        read: inherited weights of the slots that read them, 0 elsewhere; contiguous.
-        own, free, moving: 1.0 or 0.0, shape of the weight: own slots, slots without inherited value, slots whose latent weight trains.
-        own_index, refined_index: flat positions, int64.
-    """
-
-    inherited: torch.Tensor
-    read: torch.Tensor
-    own: torch.Tensor
-    free: torch.Tensor
-    moving: torch.Tensor
-    own_index: torch.Tensor
-    refined_index: torch.Tensor
-
-
 class _StraightThrough(torch.autograd.Function):
     """Passes `weight` on; the wrapper says what of its gradient the latent weight and the score get."""
 
@@ -294,10 +274,15 @@ def attach_(module: nn.Module, wrapper: nn.Module) -> None:
 
 def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]]:
     """Every layer of the model with own codes: (path, wrapper, latent weight)."""
+    return wrappers_of(model, SubnetWeight)
+
+
+def wrappers_of(model: nn.Module, kind: type[Wrapper]) -> Iterator[tuple[str, Wrapper, torch.Tensor]]:
+    """Every layer of the model with a wrapper of one kind: (path, wrapper, latent tensor)."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             chain = module.parametrizations["weight"]
-            if isinstance(chain[0], SubnetWeight):
+            if isinstance(chain[0], kind):
                 yield name, chain[0], chain.original
 
 

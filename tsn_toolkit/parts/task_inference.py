@@ -10,8 +10,8 @@ with H the mean entropy of the answers: more of the right task makes the answers
 - `binary`: the half with the smaller gradients stays, a = 1 / (tasks that stay), until one is left; about log2(T) gradients.
 
 For masks over common weights w(a) is the superposition of masks. Here every number of a task is mixed: weights, norms, biases and head; running
-statistics, which a stored norm has folded into its two vectors, are averaged and not differentiated. The tasks must have equally many classes.
-No command calls it yet.
+statistics, which a stored norm has folded into its two vectors, are averaged and not differentiated. The tasks must have equally many classes. All
+their full networks are in memory at once: for T tasks of n parameters about 4 (T + 2) n bytes.
 """
 
 from __future__ import annotations
@@ -48,21 +48,22 @@ def infer_task(models: Sequence[nn.Module], x: torch.Tensor, rule: InferenceRule
 
 
 def entropy_gradient(models: Sequence[nn.Module], x: torch.Tensor) -> torch.Tensor:
-    """dH/da_i at a_i = 1/T, float (T,); arguments as in `infer_task`."""
+    """dH/da_i at a_i = 1/T, float (T,); arguments as in `infer_task`.
+
+    By the chain rule dH/da_i = sum over all numbers of dH/dw * w_i, so one backward pass through the mixed network is enough for all tasks, and
+    beside the T networks only the mixed one and its gradient are held in memory.
+    """
     states = [{name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()} for model in models]
     _check_shapes(states)
-    learned = {name for name, _ in models[0].named_parameters()}
-    share = torch.full((len(models),), 1 / len(models), requires_grad=True)
+    learned = [name for name, _ in models[0].named_parameters()]
+    mixed = {name: sum((state[name].detach() for state in states[1:]), states[0][name].detach().clone()) / len(states) for name in states[0]}
     with torch.enable_grad():
-        mixed = {}
-        for name in states[0]:
-            shares = share if name in learned else share.detach()
-            mixed[name] = torch.tensordot(shares, torch.stack([state[name].detach() for state in states]), dims=1)
-        logits = functional_call(models[0], mixed, (x,))
-        logs = logits.float().log_softmax(1)
+        for name in learned:
+            mixed[name].requires_grad_()
+        logs = functional_call(models[0], mixed, (x,)).float().log_softmax(1)
         entropy = -(logs.exp() * logs).sum(1).mean()
-        (gradient,) = torch.autograd.grad(entropy, share)
-    return gradient
+        slopes = torch.autograd.grad(entropy, [mixed[name] for name in learned])
+    return torch.stack([sum((slope * state[name].detach()).sum() for name, slope in zip(learned, slopes, strict=True)) for state in states])
 
 
 def _check_shapes(states: Sequence[dict[str, torch.Tensor]]) -> None:

@@ -14,7 +14,8 @@ from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.delivery import bench_beside_dense, deliver
 from tsn_toolkit.errors import ExportError, RunError, TargetError
-from tsn_toolkit.export.package import GOLDEN_FILE, read_manifest
+from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package import GOLDEN_FILE
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
@@ -23,6 +24,7 @@ from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.measuring import bench_settings
 from tsn_toolkit.pipeline.planning import plan_of_recipe
 from tsn_toolkit.plan.file import plan_text_of
+from tsn_toolkit.recipe.data_sections import with_data_path
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
@@ -54,7 +56,7 @@ def export_from_store(store_path: Path, task: str, target_name: str, out: Path, 
     """
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, task)
-    recipe = _with_data(recipe, data_path)
+    recipe = _with_data(recipe, index, data_path)
     shop, data = workshop_of_store(store), load_task(recipe, index)
     if target_name != "all":
         return {"task": task, "packages": export_packages(store, shop, data, recipe, [load_target(target_name)], out, hooks), "skipped": {}}
@@ -152,7 +154,7 @@ def bench_path(package: Path, store_path: Path | None, data_path: Path | None) -
     manifest = read_manifest(package)
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, manifest["task"])
-    shop, data = workshop_of_store(store), load_task(_with_data(recipe, data_path), index)
+    shop, data = workshop_of_store(store), load_task(_with_data(recipe, index, data_path), index)
     target = Target.model_validate(manifest["target"])
     return bench_beside_dense(package, _dense(shop, data), data, target, bench_settings(recipe), dense_is_trained=False)
 
@@ -163,11 +165,9 @@ def plan_text(recipe: Recipe, say: Callable[[str], None]) -> str:
     return plan_text_of(made.plan, made.measured)
 
 
-def _with_data(recipe: Recipe, data_path: Path | None) -> Recipe:
-    """The recipe with another place of its data; None leaves it as it is."""
-    if data_path is None:
-        return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data_path)})})
+def _with_data(recipe: Recipe, index: int, data_path: Path | None) -> Recipe:
+    """The recipe with another place of the data of task `index`; None leaves it as it is."""
+    return recipe if data_path is None else with_data_path(recipe, index, str(data_path))
 
 
 def _dense(shop: Workshop, data: TaskData) -> nn.Module:

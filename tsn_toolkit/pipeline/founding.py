@@ -10,7 +10,7 @@ from torch import nn
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.loading import load_data
-from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.data.splits import load_task, whole_data
 from tsn_toolkit.errors import ModelError
 from tsn_toolkit.files import write_text
 from tsn_toolkit.filling import check_same_constants
@@ -20,14 +20,14 @@ from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.planning import plan_of_recipe
 from tsn_toolkit.plan.file import plan_to_dict, save_plan
+from tsn_toolkit.recipe.data_sections import make_data_portable_
 from tsn_toolkit.recipe.environment import expand, portable
 from tsn_toolkit.recipe.loading import resolve_recipe
-from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe
+from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe, TaskInferenceSection
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
 from tsn_toolkit.trainer.loop import evaluate
-from tsn_toolkit.verify.measure import DATA_PATH_VARIABLE
 from tsn_toolkit.workshop import Workshop, make_workshop
 
 
@@ -79,9 +79,10 @@ def check_reference_accuracy(recipe: Recipe, model: nn.Module, hooks: Hooks) -> 
     wanted = recipe.model.reference_accuracy
     if wanted is None:
         return
-    _, test = load_data(recipe.data)
-    train, _ = load_data(recipe.data.model_copy(update={"train_limit": 2}))
-    whole = TaskData("all", tuple(range(int(test.y.max()) + 1)), train, train, test, recipe.data.mean, recipe.data.std)
+    section = whole_data(recipe)
+    _, test = load_data(section)
+    train, _ = load_data(section.model_copy(update={"train_limit": 2}))
+    whole = TaskData("all", tuple(range(int(test.y.max()) + 1)), train, train, test, section.mean, section.std)
     _, accuracy = evaluate(model, test, whole, torch.device("cpu"))
     hooks.say(f"checkpoint: accuracy {accuracy:.4f} on the full test set ({len(test)} examples), {wanted:.4f} expected")
     if abs(accuracy - wanted) > recipe.model.reference_tolerance + 1e-9:
@@ -102,11 +103,29 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
         record.pop(key)
     if recipe.post_training == PostTrainingSection():
         record.pop("post_training")  # nothing is done then; a store says no more than it must
+    if recipe.task_inference == TaskInferenceSection():
+        record.pop("task_inference")
     record["name"] = "stored"
-    record["data"]["path"] = portable(record["data"]["path"], DATA_PATH_VARIABLE)
+    make_data_portable_(record)
     record["model"]["checkpoint"] = portable(record["model"]["checkpoint"], "TSN_CHECKPOINT_PATH")
     record["plan"]["file"] = None  # the plan itself stands beside the recipe
-    record["tasks"] = {**record["tasks"], "count": tasks, "explicit": record["tasks"]["explicit"][:tasks]} if tasks else {}
-    if record["tasks"].get("split") == "explicit":
-        record["tasks"]["count"] = None
+    if not record["plan"]["child_overrides"]:
+        del record["plan"]["child_overrides"]
+    record["data"] = {key: value for key, value in record["data"].items() if key not in LATE_DATA_KEYS or value is not None}
+    record["tasks"] = _stored_tasks(record["tasks"], tasks)
     return record
+
+
+LATE_DATA_KEYS = ("test_split", "input_shape")
+"""Keys of `data` that a store names only where they are set."""
+
+
+def _stored_tasks(section: dict[str, Any], tasks: int) -> dict[str, Any]:
+    """The resolved section as far as the first `tasks` tasks, lists of tasks included; keys of splits that it does not have are left out."""
+    if not tasks:
+        return {}
+    record = {**section, **{key: section[key][:tasks] for key in ("explicit", "angles", "datasets")}}
+    for key, default in (("groups_per_task", 1), ("angles", []), ("datasets", [])):
+        if record[key] == default:
+            del record[key]
+    return {**record, "count": None if section["split"] == "explicit" else tasks}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tsn_toolkit.files import write_json
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.trainer.loop import Progress
+from tsn_toolkit.verify.measure import measure_in_fresh_process
 
 Say = Callable[[str], None]
 """Called with one line of news for the log and the user."""
@@ -26,11 +27,13 @@ class Hooks:
         say: one line of news.
         progress: called while something trains.
         keep: values for a task's record; None where there is no run to keep them in.
+        measure: makes one row of R from a store's folder, in a process that has nothing else; called like `measure_in_fresh_process`.
     """
 
     say: Say
     progress: Progress | None = None
     keep: Keep | None = None
+    measure: Callable[..., dict[str, Any]] = measure_in_fresh_process
 
 
 def logged(folder: RunFolder, hooks: Hooks) -> Hooks:
@@ -43,4 +46,4 @@ def logged(folder: RunFolder, hooks: Hooks) -> Hooks:
         folder.log(line)
         hooks.say(line)
 
-    return Hooks(say=say, progress=hooks.progress, keep=keep)
+    return replace(hooks, say=say, keep=keep)

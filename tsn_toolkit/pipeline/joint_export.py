@@ -12,6 +12,7 @@ from tsn_toolkit.extract import extract
 from tsn_toolkit.files import read_json
 from tsn_toolkit.joint_delivery import RUNTIME, Member, deliver_jointly
 from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.recipe.data_sections import with_data_path
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import list_targets, load_target
 from tsn_toolkit.vocabulary import TRUNK
@@ -75,6 +76,6 @@ def owner_views(store: Store, tasks: list[str]) -> dict[str, OwnerView]:
 def _member(store: Store, task: str, data_path: Path | None) -> Member:
     recipe, index = recipe_of_task(store, task)
     if data_path is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data_path)})})
+        recipe = with_data_path(recipe, index, str(data_path))
     shop, weights = workshop_of_store(store), store.weights(task)
     return Member(extract(shop.factory, shop.graph, weights), weights.ranges, load_task(recipe, index))

@@ -13,6 +13,7 @@ from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
+from tsn_toolkit.pipeline.parent_choice import choose_parent
 from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.store.store import Store
@@ -26,6 +27,11 @@ from tsn_toolkit.workshop import Workshop
 def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskData, index: int, hooks: Hooks) -> None:
     """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store."""
     strategy = registry.load("tsn_toolkit.strategies", recipe.strategy.name)
+    if recipe.task_inference.rule != "told" and strategy.ISOLATION == "none":
+        raise RecipeError(
+            f"`task_inference.rule` is {recipe.task_inference.rule}, but the tasks of strategy `{recipe.strategy.name}` share one network, in which "
+            "there is no task to find. Set `strategy.options.setting` instead."
+        )
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     result: TaskResult = strategy.learn(task_context(recipe, store, shop, plan, data, index, hooks), strategy.Config(**recipe.strategy.options))
     record = {**stored_recipe(recipe, index + 1), "resolved_plan": plan_to_dict(plan), "task_index": index}
@@ -36,7 +42,7 @@ def task_context(
     recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks
 ) -> TaskContext:
     """What a strategy is given."""
-    parent = choose_parent(recipe, store)
+    parent = choose_parent(recipe, store, shop, data, hooks)
     start, classes, revision = None, (), None
     if parent != TRUNK:
         start, revision = store.weights(parent), store.revision(parent)
@@ -84,28 +90,3 @@ def task_context(
         earlier=lambda: tuple(load_task(recipe, earlier) for earlier in range(index)),
         keep=None if hooks.keep is None else partial(hooks.keep, data.name),
     )
-
-
-def choose_parent(recipe: Recipe, store: Store) -> str:
-    """The owner whose frozen view the next task inherits.
-
-    `auto` is the trunk where it holds trained weights, else the previous task. A strategy of isolation `none` continues the newest revision.
-
-    Raises:
-        RecipeError: tasks that stand for themselves and revisions of one network would meet in one store, or revisions would not follow each other.
-    """
-    if not store.entries:
-        return TRUNK
-    newest, isolation = store.entries[-1], registry.load("tsn_toolkit.strategies", recipe.strategy.name).ISOLATION
-    if newest.isolation != isolation:
-        raise RecipeError(
-            f"{store.path} holds tasks of isolation `{newest.isolation}`, strategy `{recipe.strategy.name}` has isolation `{isolation}`. "
-            "Begin another store, or name a strategy of the same isolation."
-        )
-    if isolation == "none":
-        if recipe.parent == "trunk":
-            raise RecipeError(f"`parent` is trunk, but strategy `{recipe.strategy.name}` continues one network from task to task. Set it to auto.")
-        return newest.name
-    if recipe.parent == "trunk" or (recipe.parent == "auto" and store.trunk().kind == "checkpoint"):
-        return TRUNK
-    return newest.name

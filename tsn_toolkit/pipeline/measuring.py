@@ -16,12 +16,12 @@ from tsn_toolkit.extract import extract
 from tsn_toolkit.files import read_json, write_json
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.references import dense_reference
+from tsn_toolkit.recipe.data_sections import data_path_variables
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.revisions import Answer, answer
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
-from tsn_toolkit.verify.measure import measure_in_fresh_process
 from tsn_toolkit.workshop import Workshop
 
 
@@ -49,8 +49,9 @@ def measure_task(
         "parity": {},
         "warnings": [],
     }
-    if (steps := folder.kept(data.name, "post_training")).is_file():
-        record["post_training"] = read_json(steps)
+    for name in ("parent_choice", "post_training"):
+        if (found := folder.kept(data.name, name)).is_file():
+            record[name] = read_json(found)
     for target in targets:
         hooks.say(f"task `{data.name}`: exporting for {target.name}, both gates, benchmark")
         place = folder.package(data.name, target.name)
@@ -61,10 +62,12 @@ def measure_task(
         record["parity"][target.name] = done.parity
         record["warnings"] += [f"{data.name}, {target.name}: {warning}" for warning in done.warnings]
     hooks.say(f"task `{data.name}`: measuring all {index + 1} tasks from the store in a fresh process")
-    rows = measure_in_fresh_process(folder.store, data_path=recipe.data.path)["tasks"]
+    rows = hooks.measure(folder.store, data_paths=data_path_variables(recipe))["tasks"]
     accuracy = {row["name"]: row["accuracy"] for row in rows}
     record["R_row"] = [accuracy.get(name) for name in task_names(recipe)[: index + 1]]  # None: retired
     record["accuracy"]["store"] = record["R_row"][index]
+    if recipe.task_inference.rule != "told":
+        record["task_inference"] = {key: [row[key] for row in rows] for key in ("accuracy_told", "task_found")}
     write_json(folder.record(data.name), record)
 
 

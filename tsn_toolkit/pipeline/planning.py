@@ -15,9 +15,10 @@ from torch.nn import functional
 from tsn_toolkit import registry
 from tsn_toolkit.bench.shrunk import shrunk_latency
 from tsn_toolkit.contracts import CompressionPlan, ModelGraph, Split
+from tsn_toolkit.data.held_out import split_validation
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.data.splits import load_task, split_validation
+from tsn_toolkit.data.splits import load_task, whole_data
 from tsn_toolkit.model_loading import load_model
 from tsn_toolkit.parts.mended import mended
 from tsn_toolkit.plan.file import load_measured, load_plan
@@ -72,9 +73,10 @@ def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say
 def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target], say: Callable[[str], None]) -> RecipePlan:
     """Measured on examples held out of the training data, the test set is not looked at; latency on the first target."""
     model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
-    train, _ = load_data(recipe.data)
+    section = whole_data(recipe)
+    train, _ = load_data(section)
     rest, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
-    x = normalise(held_out.x, recipe.data.mean, recipe.data.std)
+    x = normalise(held_out.x, section.mean, section.std)
     latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
     make: Callable[..., BudgetedPlan] = plan_under_budget
     if recipe.trunk.kind != "seed":
@@ -97,7 +99,8 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
 def _start_of_a_task(recipe: Recipe, graph: ModelGraph, model: nn.Module, train: Split) -> dict[str, Any]:
     """How a task starts over the trained trunk: units by the recipe's criterion, what reads them mended, both on training examples."""
     x, y = evenly((train.x, train.y), SCORED_EXAMPLES)
-    x = normalise(x, recipe.data.mean, recipe.data.std)
+    section = whole_data(recipe)
+    x = normalise(x, section.mean, section.std)
     criterion = registry.load("tsn_toolkit.importance", recipe.plan.importance)
     batches = list(zip(x.split(SCORING_BATCH), y.split(SCORING_BATCH), strict=True))
     return {
@@ -126,6 +129,7 @@ def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
         bit_width=section.bit_width,
         granularity=section.granularity,
         layer_overrides={name: override.model_dump(exclude_none=True) for name, override in section.layer_overrides.items()},
+        child_overrides={name: override.model_dump(exclude_none=True) for name, override in section.child_overrides.items()},
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
     )

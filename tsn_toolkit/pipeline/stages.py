@@ -17,13 +17,13 @@ from tsn_toolkit.pipeline.hooks import Hooks, logged
 from tsn_toolkit.pipeline.learning import learn_and_commit
 from tsn_toolkit.pipeline.measuring import measure_task
 from tsn_toolkit.pipeline.summary import summarise
+from tsn_toolkit.recipe.data_sections import data_path_variables
 from tsn_toolkit.recipe.loading import load_recipe, resolve_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.recipe.yaml_document import dump_yaml
 from tsn_toolkit.run_folder import RunFolder, create_run_folder, open_run_folder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target, load_target
-from tsn_toolkit.verify.measure import measure_in_fresh_process
 from tsn_toolkit.workshop import workshop_of_store
 
 
@@ -82,7 +82,7 @@ def add_task(store_path: Path, recipe: Recipe, out: Path | None, hooks: Hooks) -
     learn_and_commit(recipe, store, shop, data, index, hooks)
     store = Store.open(store_path)
     result: dict[str, Any] = {"store": str(store_path), "task": data.name, "marginal_bytes": store.entries[-1].size_bytes}
-    result["measured"] = measure_in_fresh_process(store_path, data_path=recipe.data.path)["tasks"]
+    result["measured"] = hooks.measure(store_path, data_paths=data_path_variables(recipe))["tasks"]
     if out is not None:
         result["packages"] = export_packages(store, shop, data, recipe, [load_target(name) for name in recipe.targets], out / data.name, hooks)
     return result

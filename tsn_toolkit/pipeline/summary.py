@@ -50,13 +50,14 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
     matrix = [[record["R_row"][i] if i < len(record["R_row"]) else None for i in living] for record in records]
     numbers = dataclasses.asdict(metrics.continual_metrics(matrix))
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
-    shown = ("name", "accuracy", "bytes", "macs", "latency_ms")
+    shown = ("name", "accuracy", "bytes", "macs", "latency_ms", "parent_choice")
     summary = {
         "name": recipe.name,
         "dense_reference": DENSE_MEANS[recipe.reference.dense],
-        "tasks": [{key: record[key] for key in shown} for record in records],
+        "tasks": [{key: record[key] for key in shown if key in record} for record in records],
         "R": matrix,
         **numbers,
+        "task_inference": _task_inference(recipe, records),
         "store_bytes": folder_bytes(folder.store),
         "superseded_bytes": superseded_bytes(store),
         "denominators": measure_denominators(
@@ -70,6 +71,15 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
     _write_page(recipe, folder, store, summary)
     hooks.say(f"report: {folder.report}")
     return summary
+
+
+def _task_inference(recipe: Recipe, records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How the task was found, and after the last task the mean share of examples for which it was the right one, and acc had it been told."""
+    if recipe.task_inference.rule == "told":
+        return None
+    last = records[-1]["task_inference"]
+    means = {key: sum(last[key]) / len(last[key]) for key in last}
+    return {**recipe.task_inference.model_dump(), "acc_told": means["accuracy_told"], "task_found": means["task_found"]}
 
 
 def _write_page(recipe: Recipe, folder: RunFolder, store: Store, summary: dict[str, Any]) -> None:

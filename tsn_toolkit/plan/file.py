@@ -21,6 +21,8 @@ from tsn_toolkit.registry import did_you_mean
 
 SCHEMA = 1
 KEYS = ("schema", "fingerprint", "max_code", "trunk_bit_width", "density_by_layer", "layers", "groups")
+CHILD_KEY = "child_layers"
+"""May be left out: tasks with a parent do then as all others."""
 RECORD_KEY = "measured"
 """What a planner measured; may be left out, and decides nothing."""
 GROUP_KEYS = ("keep", "size")
@@ -29,6 +31,7 @@ HEADER = """\
 # density_by_layer: learned = each task divides the sum of the slots below by its scores, starting from these densities; uniform | erk = they stand.
 # layers: encoding codes | planes | shared; density in (0, 1] of the slots inside the kept units; granularity element | block(k) | n:m | unit
 # (`n:m` has density n/m, `unit` and `planes` have density 1); bit_width 1..8 per own code.
+# child_layers (may be left out): what a task with a parent does instead in these layers; density is then the fraction of the slots that it owns.
 # groups: keep = units that stay, of size; a group that is not listed keeps all.
 """
 RECORD_HEADER = """\
@@ -60,15 +63,24 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 def plan_to_dict(plan: CompressionPlan) -> dict[str, Any]:
     """The plan as plain data, the content of its file."""
-    return {
+    content = {
         "schema": SCHEMA,
         "fingerprint": plan.fingerprint,
         "max_code": plan.max_code,
         "trunk_bit_width": plan.trunk_bit_width,
         "density_by_layer": plan.density_by_layer,
-        "layers": {layer.name: {key: getattr(layer, key) for key in LAYER_KEYS} for layer in plan.layers},
+        "layers": _layers_to_dict(plan.layers),
         "groups": {group.name: {"keep": group.keep, "size": group.size} for group in plan.groups},
     }
+    return content | ({CHILD_KEY: _layers_to_dict(plan.child_layers)} if plan.child_layers else {})
+
+
+def _layers_to_dict(layers: tuple[LayerPlan, ...]) -> dict[str, Any]:
+    return {layer.name: {key: getattr(layer, key) for key in LAYER_KEYS} for layer in layers}
+
+
+def _layers_from_dict(content: Mapping[str, Any]) -> tuple[LayerPlan, ...]:
+    return tuple(LayerPlan(name=name, **{**values, "density": float(values["density"])}) for name, values in content.items())
 
 
 def plan_from_dict(content: Any, *, where: str = "the stored plan") -> CompressionPlan:
@@ -84,9 +96,10 @@ def plan_from_dict(content: Any, *, where: str = "the stored plan") -> Compressi
         fingerprint=content["fingerprint"],
         max_code=content["max_code"],
         trunk_bit_width=content["trunk_bit_width"],
-        layers=tuple(LayerPlan(name=name, **{**values, "density": float(values["density"])}) for name, values in content["layers"].items()),
+        layers=_layers_from_dict(content["layers"]),
         groups=tuple(GroupPlan(name=name, **values) for name, values in content["groups"].items()),
         density_by_layer=content["density_by_layer"],
+        child_layers=_layers_from_dict(content.get(CHILD_KEY, {})),
     )
 
 
@@ -154,7 +167,8 @@ def check_plan(plan: CompressionPlan, graph: ModelGraph) -> None:
     given = [layer.name for layer in plan.layers]
     groups = {group.name: group for group in graph.groups}
     problems = [f"layer `{name}` is missing" for name in expected if name not in given]
-    problems += [f"`layers.{name}` is no layer of the model{did_you_mean(name, expected)}" for name in given if name not in expected]
+    for section, named in (("layers", given), (CHILD_KEY, [layer.name for layer in plan.child_layers])):
+        problems += [f"`{section}.{name}` is no layer of the model{did_you_mean(name, expected)}" for name in named if name not in expected]
     for group in plan.groups:
         if group.name not in groups:
             problems.append(f"`groups.{group.name}` is no group of the model{did_you_mean(group.name, groups)}")
@@ -163,9 +177,9 @@ def check_plan(plan: CompressionPlan, graph: ModelGraph) -> None:
         elif groups[group.name].frozen and group.keep < group.size:
             problems.append(f"`groups.{group.name}` is frozen, got keep {group.keep}: {groups[group.name].frozen}")
     shapes = {} if problems else kept_shapes(graph, {group.name: group.keep for group in plan.groups})
-    for layer in plan.layers:
+    for section, layer in [("layers", layer) for layer in plan.layers] + [(CHILD_KEY, layer) for layer in plan.child_layers]:
         if layer.encoding == "planes" and (inputs := prod(shapes.get(layer.name, (LEAST_INPUTS,))[1:])) < LEAST_INPUTS:
-            problems.append(f"`layers.{layer.name}.encoding` cannot be planes: its units have {inputs} inputs, planes need {LEAST_INPUTS}")
+            problems.append(f"`{section}.{layer.name}.encoding` cannot be planes: its units have {inputs} inputs, planes need {LEAST_INPUTS}")
     if problems:
         raise PlanError("The plan does not fit the model:\n" + "\n".join(f"  {sentence}." for sentence in problems) + "\nCorrect it, or plan again.")
 
@@ -176,13 +190,13 @@ def _problems(content: Any) -> list[str]:
         return [f"it must be a mapping with the keys {', '.join(KEYS)}, got {type(content).__name__}"]
     record = measured_problems(content[RECORD_KEY]) if RECORD_KEY in content else []
     content = {key: value for key, value in content.items() if key != RECORD_KEY}
-    found = record + _key_problems(content, KEYS, "the plan")
+    found = record + _key_problems({key: value for key, value in content.items() if key != CHILD_KEY}, KEYS, "the plan")
     if "schema" in content and content["schema"] != SCHEMA:
         found.append(f"`schema` must be {SCHEMA}, got {content['schema']!r}")
     if "fingerprint" in content and not _is_hash(content["fingerprint"]):
         found.append(f"`fingerprint` must be 64 hexadecimal digits, got {content['fingerprint']!r}")
     found += [problem(key, content[key]) for key in ("max_code", "trunk_bit_width", "density_by_layer") if key in content]
-    for section, keys in (("layers", LAYER_KEYS), ("groups", GROUP_KEYS)):
+    for section, keys in (("layers", LAYER_KEYS), (CHILD_KEY, LAYER_KEYS), ("groups", GROUP_KEYS)):
         entries = content.get(section, {})
         if not isinstance(entries, dict):
             found.append(f"`{section}` must be a mapping from names to settings, got {type(entries).__name__}")
@@ -198,7 +212,7 @@ def _entry_problems(section: str, name: Any, values: Any, keys: tuple[str, ...])
     if not isinstance(name, str) or not isinstance(values, dict):
         return [f"{where} must be a name with a mapping of {', '.join(keys)}, got {values!r}"]
     found = _key_problems(values, keys, where)
-    if section == "layers":
+    if section != "groups":
         found += [problem(key, values[key], where=where) for key in keys if key in values]
         return found if any(found) else [density_problem(values["encoding"], values["granularity"], values["density"], where)]
     size, keep = values.get("size", 1), values.get("keep", 1)

@@ -36,13 +36,15 @@ def make_plan(graph: ModelGraph, settings: PlanSettings, *, unit_scores: Mapping
         raise PlanError("The plan's settings have problems:\n" + "\n".join(f"  {problem}." for problem in problems) + "\nCorrect the settings.")
     keep = _units(graph, settings, unit_scores)
     shapes = kept_shapes(graph, keep)
+    layers = _layers(graph, settings, shapes)
     plan = CompressionPlan(
         fingerprint=graph.fingerprint,
         max_code=settings.max_code,
         trunk_bit_width=settings.trunk_bit_width,
-        layers=_layers(graph, settings, shapes),
+        layers=layers,
         groups=tuple(GroupPlan(g.name, keep[g.name], g.size) for g in graph.groups if keep.get(g.name, g.size) < g.size),
         density_by_layer=settings.density_by_layer,
+        child_layers=_child_layers(layers, settings, shapes),
     )
     check_changes_something(graph, plan)
     return plan
@@ -88,7 +90,13 @@ def _units(graph: ModelGraph, settings: PlanSettings, scores: Mapping[str, NDArr
 
 def switched_layers(plan: CompressionPlan, settings: PlanSettings) -> list[str]:
     """One sentence if layers are `codes` in the plan where the settings say `planes`, else nothing."""
-    names = [layer.name for layer in plan.layers if layer.encoding == "codes" and _asked(layer.name, settings).get("encoding") == "planes"]
+    defaults = {"encoding": settings.encoding}
+    names = [
+        layer.name
+        for layers, overrides in ((plan.layers, settings.layer_overrides), (plan.child_layers, settings.child_overrides))
+        for layer in layers
+        if layer.encoding == "codes" and _asked(layer.name, defaults, overrides)["encoding"] == "planes"
+    ]
     if not names:
         return []
     return [f"{', '.join(names)}: codes instead of planes, whose gains do not pay below {LEAST_INPUTS} inputs per unit"]
@@ -96,33 +104,48 @@ def switched_layers(plan: CompressionPlan, settings: PlanSettings) -> list[str]:
 
 def _layers(graph: ModelGraph, settings: PlanSettings, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerPlan, ...]:
     """How every layer but the head is stored."""
-    layers, given, problems = [], set(), []
-    for name, shape in shapes.items():
-        if name == graph.head:
-            continue
-        asked = _asked(name, settings)
-        if asked["encoding"] == "planes" and prod(shape[1:]) < LEAST_INPUTS:
-            asked["encoding"] = "codes"
-        if asked["encoding"] == "planes":
-            asked["granularity"] = "unit"
-        fixed = own_density(asked["encoding"], asked["granularity"])
-        own = [values["density"] for glob, values in settings.layer_overrides.items() if fnmatchcase(name, glob) and "density" in values]
-        if fixed is not None and own:
-            problems.append(density_problem(asked["encoding"], asked["granularity"], own[-1], f"layer `{name}`"))
-        if fixed is not None or own:
-            given.add(name)
-        layers.append(LayerPlan(name=name, **{**asked, "density": float(asked["density"] if fixed is None else fixed)}))
+    defaults = {key: getattr(settings, key) for key in LAYER_KEYS}
+    found = [_layer(name, shape, defaults, settings.layer_overrides) for name, shape in shapes.items() if name != graph.head]
+    _refuse([problem for _, _, problem in found])
+    layers = tuple(layer for layer, _, _ in found)
+    if settings.density_by_layer == "uniform":
+        return layers
+    return divide_by_shape(layers, shapes, settings.density, {layer.name for layer, given, _ in found if given})
+
+
+def _child_layers(layers: Iterable[LayerPlan], settings: PlanSettings, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerPlan, ...]:
+    """What tasks with a parent do otherwise, in the layers that `child_overrides` names."""
+    named = [layer for layer in layers if any(fnmatchcase(layer.name, glob) for glob in settings.child_overrides)]
+    found = [_layer(layer.name, shapes[layer.name], {key: getattr(layer, key) for key in LAYER_KEYS}, settings.child_overrides) for layer in named]
+    _refuse([problem for _, _, problem in found])
+    return tuple(layer for layer, _, _ in found)
+
+
+def _layer(
+    name: str, shape: tuple[int, ...], defaults: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+) -> tuple[LayerPlan, bool, str]:
+    """One layer under the overrides that match it; whether its density is given or fixed; what is wrong with it, "" if nothing is."""
+    asked = _asked(name, defaults, overrides)
+    if asked["encoding"] == "planes" and prod(shape[1:]) < LEAST_INPUTS:
+        asked["encoding"] = "codes"
+    if asked["encoding"] == "planes":
+        asked["granularity"] = "unit"
+    fixed = own_density(asked["encoding"], asked["granularity"])
+    own = [values["density"] for glob, values in overrides.items() if fnmatchcase(name, glob) and "density" in values]
+    wrong = density_problem(asked["encoding"], asked["granularity"], own[-1], f"layer `{name}`") if fixed is not None and own else ""
+    layer = LayerPlan(name=name, **{**asked, "density": float(asked["density"] if fixed is None else fixed)})
+    return layer, fixed is not None or bool(own), wrong
+
+
+def _refuse(problems: list[str]) -> None:
     if any(problems):
         raise PlanError("The plan's settings have problems:\n" + "\n".join(f"  {text}." for text in problems if text) + "\nCorrect the settings.")
-    if settings.density_by_layer == "uniform":
-        return tuple(layers)
-    return divide_by_shape(layers, shapes, settings.density, given)
 
 
-def _asked(name: str, settings: PlanSettings) -> dict[str, Any]:
+def _asked(name: str, defaults: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the settings say of one layer."""
-    asked = {key: getattr(settings, key) for key in LAYER_KEYS}
-    for glob, values in settings.layer_overrides.items():
+    asked = dict(defaults)
+    for glob, values in overrides.items():
         if fnmatchcase(name, glob):
             asked |= values
     return asked
@@ -140,11 +163,12 @@ def _glob_problems(graph: ModelGraph, settings: PlanSettings) -> list[str]:
             found.append(f"`unit_overrides.{glob}` matches only frozen groups: {'; '.join(f'{name}: {frozen[name]}' for name in stuck)}")
         elif not stuck:
             found += _no_match("unit_overrides", glob, groups, "group")
-    for glob in settings.layer_overrides:
-        if fnmatchcase(graph.head, glob) and not any(fnmatchcase(name, glob) for name in layers):
-            found.append(f"`layer_overrides.{glob}` matches only the head `{graph.head}`, which every task stores in full")
-        else:
-            found += _no_match("layer_overrides", glob, layers, "layer")
+    for section in ("layer_overrides", "child_overrides"):
+        for glob in getattr(settings, section):
+            if fnmatchcase(graph.head, glob) and not any(fnmatchcase(name, glob) for name in layers):
+                found.append(f"`{section}.{glob}` matches only the head `{graph.head}`, which every task stores in full")
+            else:
+                found += _no_match(section, glob, layers, "layer")
     return found
 
 

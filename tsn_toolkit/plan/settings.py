@@ -37,6 +37,7 @@ class PlanSettings:
         granularity: of the masks inside the kept units.
         bit_width: bits per own code, 1..8.
         layer_overrides: glob over layer names -> {encoding, density, granularity, bit_width} for these layers; of several that match the last counts.
+        child_overrides: the same for tasks that have a parent, over what `layer_overrides` gives; see `CompressionPlan.child_layers`.
         trunk_bit_width: bits per trunk code, 1..8.
         max_code: largest |q|, 1..127.
     """
@@ -52,6 +53,7 @@ class PlanSettings:
     granularity: str = "element"
     bit_width: int = 4
     layer_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    child_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trunk_bit_width: int = 8
     max_code: int = MAX_CODE
 
@@ -83,11 +85,14 @@ def settings_problems(settings: PlanSettings) -> list[str]:
         if settings.units_keep != 1.0:
             found.append(f"`units_keep` ({settings.units_keep}) and `target_macs` ({settings.target_macs}) exclude each other: set only one")
     found += [problem("units_keep", value, where=f"`unit_overrides.{glob}`") for glob, value in settings.unit_overrides.items()]
-    for glob, values in settings.layer_overrides.items():
-        for key, value in values.items():
-            where = f"`layer_overrides.{glob}`"
-            unknown = f"`{key}` of {where} is unknown{did_you_mean(key, LAYER_KEYS)}; known: {', '.join(LAYER_KEYS)}"
-            found.append(problem(key, value, where=where) if key in LAYER_KEYS else unknown)
+    for section in ("layer_overrides", "child_overrides"):
+        for glob, values in getattr(settings, section).items():
+            where = f"`{section}.{glob}`"
+            for key, value in values.items():
+                unknown = f"`{key}` of {where} is unknown{did_you_mean(key, LAYER_KEYS)}; known: {', '.join(LAYER_KEYS)}"
+                found.append(problem(key, value, where=where) if key in LAYER_KEYS else unknown)
+    if settings.child_overrides and settings.density_by_layer == "learned":
+        found.append("`child_overrides` gives own slots by layer, `density_by_layer: learned` divides one density: keep one of the two")
     return [sentence for sentence in found if sentence]
 
 

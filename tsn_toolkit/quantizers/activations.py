@@ -36,6 +36,8 @@ class IntegerModel(nn.Module):
         negated: layer -> channels whose q is the negated q of the store.
         requantized: layer -> channels whose q differs from the store's beyond the sign.
         output_step: step of the output quantizer, or None when the output is not quantized.
+        blocks: layer -> number of inputs in each block that the runtime rounds again, with a scale of its own, before it multiplies; set by the
+            exporter that chooses such a kernel.
     """
 
     def __init__(self, graph: QuantizedGraph) -> None:
@@ -47,6 +49,7 @@ class IntegerModel(nn.Module):
         self.negated: dict[str, tuple[int, ...]] = {}
         self.requantized: dict[str, tuple[int, ...]] = {}
         self.output_step: float | None = None
+        self.blocks: dict[str, int] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of x as the integer arithmetic gives them, dequantized to float32."""

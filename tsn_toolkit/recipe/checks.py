@@ -6,16 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsn_toolkit.errors import TsnError
-from tsn_toolkit.factory import parse_factory
-from tsn_toolkit.recipe.environment import unset_variables
-from tsn_toolkit.recipe.schema import BudgetSection, DataSection, ModelSection, PlanSection, PostTrainingSection, TasksSection
+from tsn_toolkit.recipe.data_checks import check_data, check_datasets, check_tasks
+from tsn_toolkit.recipe.findings import Finding, check_factory, check_path
+from tsn_toolkit.recipe.schema import BudgetSection, ModelSection, PlanSection, PostTrainingSection
 from tsn_toolkit.recipe.yaml_document import KeyPath
 from tsn_toolkit.registry import data_folders, did_you_mean, names
-from tsn_toolkit.vocabulary import TRUNK
-
-Finding = tuple[KeyPath, str]
-"""Where, and one sentence: what is wrong, the rule, what to do."""
 
 
 def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
@@ -27,9 +22,10 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
     if "model" in sections:
         yield from _check_model(sections["model"])
     if "data" in sections:
-        yield from _check_data(sections["data"])
+        yield from check_data(sections["data"])
     if "tasks" in sections:
-        yield from _check_tasks(sections["tasks"])
+        yield from check_tasks(sections["tasks"])
+    yield from check_datasets(sections)
     if "plan" in sections:
         yield from _check_plan(sections["plan"])
     if "training" in sections:
@@ -42,47 +38,18 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_checkpoint_users(sections)
     elif "plan" in sections and sections["plan"].budget is not None and "trunk" in sections and sections["trunk"].kind != "seed":
         yield from _check_budget_over_trunk(sections["plan"])
+    yield from _check_child_overrides(sections)
     yield from _check_targets(sections.get("targets", ()))
 
 
 def _check_model(model: ModelSection) -> Iterator[Finding]:
-    yield from _check_factory(("model", "factory"), model.factory)
+    yield from check_factory(("model", "factory"), model.factory)
     if model.checkpoint is not None:
-        yield from _check_path(("model", "checkpoint"), model.checkpoint)
+        yield from check_path(("model", "checkpoint"), model.checkpoint)
         return
     for key in ("checkpoint_sha256", "reference_accuracy"):
         if getattr(model, key) is not None:
             yield ("model", key), f"got {getattr(model, key)}, but `model.checkpoint` is null. Name the checkpoint or remove the key."
-
-
-def _check_data(data: DataSection) -> Iterator[Finding]:
-    if data.path is not None:
-        yield from _check_path(("data", "path"), data.path)
-    if isinstance(data.options.get("factory"), str):
-        yield from _check_factory(("data", "options", "factory"), data.options["factory"])
-    if len(data.mean) != len(data.std):
-        yield ("data", "std"), f"needs one value per value of `data.mean`, got {len(data.std)} for {len(data.mean)}. Give both or neither."
-
-
-def _check_tasks(tasks: TasksSection) -> Iterator[Finding]:
-    if tasks.split == "permutation" and tasks.count is None:
-        yield ("tasks", "count"), "is null; `split: permutation` has no number of tasks of its own. Set it, for example 5."
-    if (tasks.split == "explicit") != bool(tasks.explicit):
-        yield (
-            ("tasks", "explicit"),
-            (f"lists {len(tasks.explicit)} tasks with `split: {tasks.split}`; `split: explicit`, and only it, needs the list. Change one."),
-        )
-    taken: set[str] = set()
-    owners: dict[int, str] = {}
-    for position, task in enumerate(tasks.explicit):
-        where = ("tasks", "explicit", position)
-        if task.name in taken or task.name == TRUNK:
-            yield (*where, "name"), f"is taken, got {task.name!r}; each task has a name of its own, other than {TRUNK!r}. Choose another."
-        taken.add(task.name)
-        for label in task.classes:
-            if label in owners:
-                yield (*where, "classes"), f"class {label} is already in task {owners[label]!r}; a class belongs to one task. Remove it from one."
-            owners[label] = task.name
 
 
 def _check_plan(plan: PlanSection) -> Iterator[Finding]:
@@ -93,9 +60,10 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
             (f"unknown criterion {plan.importance!r}{did_you_mean(plan.importance, criteria)}; known: {', '.join(criteria)}. Name one of these."),
         )
     if plan.file is not None:
-        yield from _check_path(("plan", "file"), plan.file)
+        yield from check_path(("plan", "file"), plan.file)
     places: list[tuple[KeyPath, str]] = [(("plan", "granularity"), plan.granularity)]
-    places += [(("plan", "layer_overrides", glob, "granularity"), layer.granularity or "") for glob, layer in plan.layer_overrides.items()]
+    for section in ("layer_overrides", "child_overrides"):
+        places += [(("plan", section, glob, "granularity"), layer.granularity or "") for glob, layer in getattr(plan, section).items()]
     for key, text in places:
         keep, colon, group = text.partition(":")
         if colon and int(keep) > int(group):
@@ -116,6 +84,21 @@ def _check_post_training(section: PostTrainingSection) -> Iterator[Finding]:
         value, chosen = getattr(section, key), getattr(section, chooser)
         if value != getattr(default, key) and chosen != choice:
             yield ("post_training", key), f"is {value}, but only `{chooser}: {choice}` reads it and it is {chosen!r}. Change one or remove the key."
+    if section.prune_tolerance != default.prune_tolerance and section.prune_share == 0:
+        words = f"is {section.prune_tolerance}, but `prune_share` is 0, so nothing is pruned. Set it, for example to 0.1."
+        yield ("post_training", "prune_tolerance"), words
+
+
+def _check_child_overrides(sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Only where tasks have tasks as parents, and a strategy that learns what to change."""
+    if "plan" not in sections or not sections["plan"].child_overrides:
+        return
+    where: KeyPath = ("plan", "child_overrides")
+    if "strategy" in sections and sections["strategy"].name != "tsn":
+        yield where, f"is read by strategy tsn alone, got {sections['strategy'].name!r}. Remove it, or set `strategy.name: tsn`."
+    trained = "model" in sections and sections["model"].checkpoint is not None
+    if trained and "trunk" in sections and sections["trunk"].kind != "seed":
+        yield where, "is set over a trained trunk, where `plan.density` already is what a task owns. Remove it, or set `trunk.kind: seed`."
 
 
 BUDGET_LIMITS = ("size_bytes", "macs_kept", "latency_ms", "max_loss_increase", "max_accuracy_drop")
@@ -137,8 +120,8 @@ def _check_budget(plan: PlanSection, budget: BudgetSection) -> Iterator[Finding]
     for key in ("macs_kept", "latency_ms"):
         if (limit := getattr(budget, key)) is not None and not (budget.units or plan.unit_overrides):
             yield ("plan", "budget", key), f"is {limit}, but only removed units lower it and `plan.budget.units` names none. Name some, as 0.5."
-    for key, default in (("file", None), ("target_macs", None), ("units_keep", 1.0), ("density_by_layer", "uniform"), ("adapt_bits", False)):
-        if (value := getattr(plan, key)) != default:
+    for key in ("file", "target_macs", "units_keep", "density_by_layer", "adapt_bits", "child_overrides"):
+        if (value := getattr(plan, key)) != getattr(PlanSection(), key):
             yield ("plan", key), f"is {value!r} beside `plan.budget`, which decides the same thing. Remove one of the two."
 
 
@@ -181,25 +164,9 @@ def _check_targets(targets: tuple[str, ...]) -> Iterator[Finding]:
     known = sorted({path.stem for folder in data_folders("hw_targets") for path in folder.glob("*.yaml")})
     for position, target in enumerate(targets):
         if target.endswith((".yaml", ".yml")):
-            yield from _check_path(("targets", position), target)
+            yield from check_path(("targets", position), target)
             if not Path(target).is_file():
                 yield ("targets", position), f"target file {target!r} does not exist. Correct the path or name one of {', '.join(known)}."
         elif target not in known:
             hint = did_you_mean(target, known)
             yield ("targets", position), f"unknown target {target!r}{hint}; known: {', '.join(known) or 'none'}. Name one of these."
-
-
-def _check_factory(key: KeyPath, text: str) -> Iterator[Finding]:
-    try:
-        call = parse_factory(text)
-    except TsnError as problem:
-        yield key, str(problem)
-        return
-    if call.is_file:
-        yield from _check_path(key, call.module)
-
-
-def _check_path(key: KeyPath, text: str) -> Iterator[Finding]:
-    """The variables of a path must be set."""
-    for name in unset_variables(text):
-        yield key, f"needs the environment variable {name}, which is not set, got {text!r}. Set it: export {name}=FOLDER."

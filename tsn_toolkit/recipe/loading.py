@@ -119,10 +119,17 @@ def _apply_override_(data: dict[str, Any], override: str, lines: dict[KeyPath, i
 
 def _anchor_factories_(data: dict[str, Any], folder: Path) -> None:
     """Rewrites the factory files of a recipe in `folder`, in place, as paths from the working folder."""
-    options = data["data"].get("options") if isinstance(data.get("data"), dict) else None
-    for section in (data.get("model"), options):
+    sources = [data.get("data"), *_dataset_entries(data)]
+    for section in (data.get("model"), *(source.get("options") for source in sources if isinstance(source, dict))):
         if isinstance(section, dict) and isinstance(section.get("factory"), str):
             section["factory"] = _anchored(section["factory"], folder)
+
+
+def _dataset_entries(data: Mapping[str, Any]) -> list[Any]:
+    """The entries of `tasks.datasets`, as far as there is such a list."""
+    tasks = data.get("tasks")
+    entries = tasks.get("datasets") if isinstance(tasks, Mapping) else None
+    return list(entries) if isinstance(entries, list) else []
 
 
 def _anchored(text: str, folder: Path) -> str:
@@ -147,9 +154,13 @@ def _validate(data: dict[str, Any], strategy_config: OptionsModel, source_config
     found: list[Problem] = []
     filled = dict(data)
     for section, name_key, default, config in (("strategy", "name", "tsn", strategy_config), ("data", "source", None, source_config)):
-        filled[section] = _fill_options(data.get(section), section, name_key, default, config, found)
+        filled[section] = _fill_options(data.get(section), (section,), name_key, default, config, found)
         if section not in data and filled[section] is None:
             del filled[section]
+    if entries := _dataset_entries(data):
+        common = data["data"].get("source") if isinstance(data.get("data"), Mapping) else None
+        listed = [_fill_entry(entry, position, common, source_config, found) for position, entry in enumerate(entries)]
+        filled["tasks"] = {**data["tasks"], "datasets": listed}
     broken: set[str | int] = set()
     recipe: Recipe | None = None
     try:
@@ -164,7 +175,18 @@ def _validate(data: dict[str, Any], strategy_config: OptionsModel, source_config
     return recipe
 
 
-def _fill_options(section: Any, name: str, name_key: str, default: str | None, config: OptionsModel, problems: list[Problem]) -> Any:
+def _fill_entry(entry: Any, position: int, common: Any, config: OptionsModel, problems: list[Problem]) -> Any:
+    """An entry of `tasks.datasets` likewise; one of the same source that leaves its options out takes those of `data`."""
+    if not isinstance(entry, Mapping):
+        return entry
+    source, options = entry.get("source"), entry.get("options")
+    if options is None and source in (None, common):
+        return entry
+    named = {**entry, "source": common if source is None else source, "options": {} if options is None else options}
+    return _fill_options(named, ("tasks", "datasets", position), "source", None, config, problems)
+
+
+def _fill_options(section: Any, place: KeyPath, name_key: str, default: str | None, config: OptionsModel, problems: list[Problem]) -> Any:
     """The section with its options validated by the plug-in's own model and all their defaults filled in."""
     if section is None and default is not None:
         section = {}
@@ -177,14 +199,14 @@ def _fill_options(section: Any, name: str, name_key: str, default: str | None, c
     try:
         model = config(plugin)
     except TsnError as error:
-        problems.append(Problem((name, name_key), str(error)))
+        problems.append(Problem((*place, name_key), str(error)))
         return section
     if not isinstance(options, Mapping):
         return section
     try:
         filled = model.model_validate(dict(options)).model_dump(mode="json", by_alias=True)
     except ValidationError as error:
-        problems += describe_errors(model, error, (name, "options"))
+        problems += describe_errors(model, error, (*place, "options"))
         return section
     return {**section, "options": filled}
 

@@ -42,11 +42,20 @@ class ModelSection(Section):
     """Largest distance from `reference_accuracy`."""
 
 
+class TestSplitSection(Section):
+    """A test part for data that comes without one; it does not follow the recipe's seed, so that all seeds are measured on the same examples."""
+
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Fraction of each class (and subject, where the source tells subjects) that becomes test."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Which examples."""
+
+
 class DataSection(Section):
     """The data, before it is split into tasks."""
 
     source: str
-    """Name of a data source: digits, idx, cifar-binary, npz or factory."""
+    """Name of a data source: cifar-binary, csv, datasets-folder, digits, factory, idx, image-folder, labelled-text or npz."""
     path: str | None = None
     """Folder or file that the source reads."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -58,9 +67,13 @@ class DataSection(Section):
     std: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Loose] = ()
     """Per channel, divided by after the mean."""
     train_limit: Count | None = None
-    """Use at most this many training examples in all, the first of each class."""
+    """Use at most this many training examples in all, the first of each class (and subject, where the source tells subjects)."""
     test_limit: Count | None = None
-    """Use at most this many test examples in all, the first of each class."""
+    """Use at most this many test examples in all, likewise."""
+    test_split: TestSplitSection | None = None
+    """How test is taken out of data that has no test part; null for all others."""
+    input_shape: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = None
+    """Shape of one example, channels first, that all data is brought to: images are resized, grey becomes colour or colour grey. Null: as it is."""
 
 
 class ExplicitTask(Section):
@@ -72,19 +85,45 @@ class ExplicitTask(Section):
     """The data's own class indices, in the order of the logits."""
 
 
+class DatasetTask(Section):
+    """One task of `split: datasets`; what is left out is as in `data`. Another source than there has its own path, options and test split."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    """Name of the task: small letters, digits, _ and -."""
+    label_space: str | None = None
+    """Data sets of one label space have the same classes; null: the data set has classes of its own."""
+    source: str | None = None
+    """As in `data`, like all keys below."""
+    path: str | None = None
+    options: dict[str, Any] | None = None
+    mean: Annotated[tuple[float, ...], Loose] | None = None
+    std: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Loose] | None = None
+    train_limit: Count | None = None
+    test_limit: Count | None = None
+    test_split: TestSplitSection | None = None
+
+
 class TasksSection(Section):
     """How the data becomes a sequence of tasks."""
 
-    split: Literal["classes", "explicit", "permutation"] = "classes"
-    """`classes`: chunks of `per_task` classes; `explicit`: the list below; `permutation`: all classes, pixels permuted per task."""
+    split: Literal["classes", "explicit", "permutation", "rotation", "superclasses", "subjects", "datasets"] = "classes"
+    """`classes`: chunks of `per_task` classes; `explicit`: the list below; `permutation`: all classes, pixels permuted per task; `rotation`: all
+    classes, images turned by `angles`; `superclasses`: the classes of `groups_per_task` superclasses; `subjects`: all classes, examples of
+    `groups_per_task` subjects; `datasets`: the list below."""
     per_task: Annotated[int, Field(ge=2)] = 2
     """Classes of one task of `split: classes`."""
     count: Count | None = None
-    """Number of tasks; null: as many as the classes give. `split: permutation` needs it."""
+    """Number of tasks; null: as many as there are. `split: permutation` needs it."""
     explicit: Annotated[tuple[ExplicitTask, ...], Loose] = ()
     """The tasks of `split: explicit`."""
     order: Literal["as_is", "shuffled"] = "as_is"
-    """Order in which `split: classes` deals out the classes; `shuffled` follows the seed."""
+    """Order in which classes, superclasses or subjects are dealt out; `shuffled` follows the seed."""
+    groups_per_task: Count = 1
+    """Superclasses or subjects of one task."""
+    angles: Annotated[tuple[float, ...], Loose] = ()
+    """Degrees counterclockwise, one per task of `split: rotation`."""
+    datasets: Annotated[tuple[DatasetTask, ...], Loose] = ()
+    """The tasks of `split: datasets`, each a data set of its own."""
 
 
 class TrunkSection(Section):
@@ -189,6 +228,9 @@ class PlanSection(Section):
     """Group name pattern (`layer1.*`) -> fraction of units kept."""
     layer_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
     """Layer name pattern -> what it does otherwise."""
+    child_overrides: dict[str, LayerOverride] = Field(default_factory=dict)
+    """Layer name pattern -> what it does otherwise in a task that has another task as its parent: all that the parent uses stays, `density` is the
+    fraction of the slots that the task owns, in place of or beside those. Strategy `tsn` without a trained trunk."""
     budget: BudgetSection | None = None
     """Limits under which densities, granularities, bit widths and units are chosen layer by layer, in place of `density`, `granularity`, `bit_width`
     and `units_keep`; overrides stay as given. Needs a checkpoint to measure."""
@@ -220,6 +262,10 @@ class PostTrainingSection(Section):
 
     samples: Annotated[int, Field(ge=16)] = 256
     """Training examples that the steps are fitted on."""
+    prune_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of a layer's own slots that gradient-free post-pruning gives up at once, as often as the validation loss allows; 0: none."""
+    prune_tolerance: Annotated[float, Field(ge=0.0)] = 0.01
+    """Largest rise of the validation loss (one standard error above its mean) that post-pruning may cost, as a fraction of 1 + the loss itself."""
     equalize: bool = False
     """Cross-layer equalization, where graph and store allow it."""
     rounding: Literal["nearest", "learned", "gptq"] = "nearest"
@@ -246,6 +292,17 @@ class ReferenceSection(Section):
     """Of a separate network; null: as `training.epochs`."""
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     """Of a separate network; null: as `training.learning_rate`."""
+
+
+class TaskInferenceSection(Section):
+    """How the task of test examples is found where nobody tells it. It decides what accuracy means and no byte of a task. For tasks that stand for
+    themselves; strategies whose tasks share one network have `strategy.options.setting`."""
+
+    rule: Literal["told", "one-shot", "binary"] = "told"
+    """`told`: task-incremental. `one-shot`, `binary`: the task is found by the entropy of the answers, and a prediction is right when its class is:
+    domain-incremental where the tasks have the same classes, class-incremental where they have not."""
+    batch: Count = 128
+    """Examples, one after the other in the data, that are known to belong to one task and are looked at together; 1: each by itself."""
 
 
 class BenchSection(Section):
@@ -293,9 +350,12 @@ class Recipe(Section):
     reference: ReferenceSection = Field(default_factory=ReferenceSection)
     """The dense network to compare with."""
     parent: Literal["trunk", "previous", "auto"] = "auto"
-    """Whose frozen view a task inherits; `auto` is left to the strategy."""
+    """Whose frozen view a task inherits. `auto`: the one that the strategy finds by similarity, where its options ask for that; else the trunk where
+    it holds trained weights, and the previous task where it does not."""
     targets: Annotated[tuple[str, ...], Loose] = ("cpu_onnxruntime",)
     """Hardware targets to export for."""
+    task_inference: TaskInferenceSection = Field(default_factory=TaskInferenceSection)
+    """How the task is found when measuring."""
     bench: BenchSection = Field(default_factory=BenchSection)
     """The latency measurement."""
     baselines: Annotated[tuple[str, ...], Loose] = ()

@@ -115,6 +115,9 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
     measures = [f"{key} {fraction(summary[key])}" for key in ("acc", "bwt", "fwt") if summary.get(key) is not None]
     if measures:
         lines.append(f"re-measured from the folder: {', '.join(measures)}")
+    if found := summary.get("task_inference"):
+        told, rule = fraction(found["acc_told"]), found["rule"]
+        lines.append(f"task found by {rule} for {fraction(found['task_found'])} of the examples; acc {told} had it been told")
     if summary.get("dense_reference"):
         lines.append(f"dense: {summary['dense_reference']}")
     warnings = summary.get("warnings") or []

@@ -57,6 +57,7 @@ def render_report(
         parts=part_bars(inspection),
         inspection=inspection,
         lineage={task.get("name"): task for task in inspection.get("tasks") or []},
+        found=_found_parents(summary),
         denominators=denominator_bars(summary),
         sharing=sharing_maps(inspection.get("sharing") or {}),
         graph=base64.b64encode(graph_svg.encode()).decode("ascii"),
@@ -69,6 +70,17 @@ def render_report(
 def _threads(counts: set[int]) -> str:
     """`, 1 thread` or `, 1 or 2 threads`; "" where no benchmark says."""
     return f", {' or '.join(map(str, sorted(counts)))} thread{'' if counts == {1} else 's'}" if counts else ""
+
+
+def _found_parents(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Task -> by what its parent was found, in words, where it was found by similarity."""
+    words = {}
+    for task in summary.get("tasks") or []:
+        choice = task.get("parent_choice")
+        if choice:
+            numbers = ", ".join(f"{owner} {value:.3f}" for owner, value in choice["similarity"].items())
+            words[str(task.get("name", ""))] = f"{choice['measure']} similarity: {numbers}"
+    return words
 
 
 def _accuracy_matrix(summary: Mapping[str, Any]) -> HeatMap | None:

@@ -32,6 +32,7 @@ from tsn_toolkit.trainer.finish_task import calibration_inputs
 from tsn_toolkit.trainer.loop import plain_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_
 from tsn_toolkit.trainer.revision import SETTINGS, RevisionOptions, SharedNetwork, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 from tsn_toolkit.trainer.weight_anchor import WeightAnchor
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
@@ -94,9 +95,11 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             context,
             config,
             name="flat training" if config.sdp else "training",
-            extra_loss=(lambda _: anchor.penalty()) if anchor.holds and not config.sdp else None,
-            gradients=gradients if config.sdp else None,
-            make_optimizer=partial(GRDA, c=config.grda_c, mu=config.grda_mu) if config.optimizer == "grda" else None,
+            hooks=TrainingHooks(
+                extra_loss=(lambda _: anchor.penalty()) if anchor.holds and not config.sdp else None,
+                gradients=gradients if config.sdp else None,
+                make_optimizer=partial(GRDA, c=config.grda_c, mu=config.grda_mu) if config.optimizer == "grda" else None,
+            ),
         )
         masks = _prune_(network, context, config)
         return finish_revision(network, context, config, strategy="esacl", remember=anchor.remember, masks=masks)

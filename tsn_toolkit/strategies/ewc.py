@@ -15,6 +15,7 @@ from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.revision import SETTINGS, RevisionOptions, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 from tsn_toolkit.trainer.weight_anchor import WeightAnchor
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
@@ -46,6 +47,6 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     with seeded(context.seed):
         network = start_revision(context, config)
         anchor = WeightAnchor(network, context, strength=config.strength, decay=config.decay, examples=config.fisher_examples)
-        extra_loss = (lambda _: anchor.penalty()) if anchor.holds else None
-        train_shared_(network, context, config, name="training with a penalty", extra_loss=extra_loss)
+        hooks = TrainingHooks(extra_loss=(lambda _: anchor.penalty()) if anchor.holds else None)
+        train_shared_(network, context, config, name="training with a penalty", hooks=hooks)
         return finish_revision(network, context, config, strategy="ewc", remember=anchor.remember)

@@ -12,14 +12,15 @@ from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.filling import NORM_TYPES
 from tsn_toolkit.graph.shrink import shrink
-from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import Phase, fit
+from tsn_toolkit.trainer.positive_gains import with_positive_gains
+from tsn_toolkit.trainer.training_hooks import PLAIN
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
 class Config(BaseModel):
@@ -52,7 +53,6 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         model = starting_model(context)
         head = model.get_submodule(context.graph.head)
         vectors = [p for module in model.modules() if config.norms and isinstance(module, NORM_TYPES) for p in module.parameters()]
-        gains = [gain for name in foldable_norms(context.graph) if config.norms and (gain := model.get_submodule(name).weight) is not None]
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         trained = [*head.parameters(), *vectors]
@@ -67,9 +67,9 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             context.settings,
             parameters=[{"params": trained}],
             generator=generator,
-            after_step=lambda _: clamp_gains_(gains, config.min_gain),
             progress=context.progress,
             train_norms=config.norms,
+            hooks=with_positive_gains(PLAIN, model, context.graph, config.min_gain) if config.norms else PLAIN,
         )
         small = shrink(model.cpu().eval(), context.graph, {})
         return finish_task(

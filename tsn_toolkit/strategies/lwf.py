@@ -19,6 +19,7 @@ from tsn_toolkit.parts.output_distillation import OutputDistillation
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.revision import SETTINGS, RevisionOptions, SharedNetwork, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
 
@@ -51,7 +52,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             return finish_revision(network, context, config, strategy="lwf")
         teacher, groups = copy.deepcopy(network.model), _groups(network)
         with OutputDistillation(teacher, network.model, groups, temperature=config.temperature, weight=config.strength) as distillation:
-            train_shared_(network, context, config, name="training with distillation", extra_loss=distillation)
+            train_shared_(network, context, config, name="training with distillation", hooks=TrainingHooks(extra_loss=distillation))
         return finish_revision(network, context, config, strategy="lwf")
 
 

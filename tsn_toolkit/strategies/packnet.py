@@ -28,7 +28,7 @@ from tsn_toolkit.trainer.loop import Phase
 from tsn_toolkit.trainer.select_layers import fit_selected_, fix_codes_, require_free_slots, select_layers
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
 class Config(BaseModel):

@@ -31,6 +31,7 @@ from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.replay import Replay, ReplayOptions
 from tsn_toolkit.trainer.revision import SETTINGS, SharedNetwork, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
 
@@ -86,11 +87,13 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             context,
             config,
             name="sparse training with replay",
-            extra_loss=replay,
-            before_epoch=sparse.before_epoch,
-            before_step=sparse.before_step,
-            after_step=sparse.after_step,
-            examples=sparse.removal,
+            hooks=TrainingHooks(
+                extra_loss=replay,
+                examples=sparse.removal,
+                before_epoch=sparse.before_epoch,
+                before_step=sparse.before_step,
+                after_step=sparse.after_step,
+            ),
         )
         masks = sparse.mask.masks if sparse.mask is not None else None
         result = finish_revision(

@@ -33,7 +33,7 @@ from tsn_toolkit.trainer.loop import Phase
 from tsn_toolkit.trainer.select_layers import fit_selected_, require_free_slots, select_layers
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 SIGN_BITS = 1
 
@@ -68,14 +68,15 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         _forget_norms_and_biases_(model, context.graph.head)
         small = select_layers(model, context, bit_width=SIGN_BITS)
         _fix_weights_(small.model, context)
-
-        def refresh(step: int) -> None:
-            if (step + 1) % config.refresh_every == 0:
-                refresh_masks_(small.model)
-
         phase = Phase("scores", context.epochs, context.learning_rate, "hill", select_best=True)
         fit_selected_(
-            small.model, context, phase, context.generator(), score_rate=config.score_rate, min_gain=config.min_gain, after_step=refresh
+            small.model,
+            context,
+            phase,
+            context.generator(),
+            score_rate=config.score_rate,
+            refresh_every=config.refresh_every,
+            min_gain=config.min_gain,
         )
         for _, wrapper, latent in wrapped(small.model):
             wrapper.fit_codebook_(latent)

@@ -6,8 +6,9 @@ trunk); own weights become b-bit codes of a codebook fitted on OWN weights alone
 1. warm-up (fresh trunk only): all slots free, so that the unit criterion has something to judge.
 2. units: the plan's number per group, best first by the criterion on this task's training data; the rest is physically removed for training.
 3. search, per layer: where the frozen view has gaps, weights and scores train together, w = m * (inherited or own), m = the density's largest
-   |score|, straight through. Where it is full, all slots train for a while; those that moved most become the task's own, all others go back to the
-   inherited bits. Where the plan says planes, the difference to the frozen view trains freely.
+   |score|, straight through. In the plan's `child_layers` the same scores say which slots the task changes, w = parent's + m * (own - parent's), used
+   ones or not. Where the view is full, all slots train for a while; those that moved most become the task's own, all others go back to the inherited
+   bits. Where the plan says planes, the difference to the frozen view trains freely.
 4. codes: masks fixed, codebooks refitted after each epoch, weights, signs and gains trained through their roundings; the epoch with the least
    validation loss stays. Where widths adapt, they are chosen before the last fifth of these epochs: a network that has not settled hardly feels
    how coarse its weights are.
@@ -17,14 +18,14 @@ Over a trained trunk, what pruning broke is first mended in closed form (`parts/
 one task's few classes are worse than those of the whole training set.
 
 Deviations from the paper: codebooks never touch inherited weights (the public code re-quantizes them); the mask of the selected checkpoint is the
-mask that is stored; widths adapt layer by layer, or are the plan's (`parts/adaptive_bits.py`); parent and trunk are named by the recipe, not found by
-similarity; no gradient-free post-pruning.
+mask that is stored; widths adapt layer by layer, or are the plan's (`parts/adaptive_bits.py`); the parent is found by what earlier subnetworks see in
+the new data (`parts/task_similarity.py`), not by divergences between data, since no data are kept.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -36,29 +37,30 @@ from torch import nn
 from torch.nn import functional
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import ShrunkModel, Split, TaskResult
+from tsn_toolkit.contracts import LayerPlan, ShrunkModel, Split, TaskResult
 from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.distillation import FeatureDistillation
 from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
-from tsn_toolkit.parts.own_slots import choose_own_slots_, divide_budget_, refresh_masks_, start_scores_
+from tsn_toolkit.parts.own_slots import choose_own_slots_, divide_budget_, refresh_masks_, start_scores_, update_scores_every_
 from tsn_toolkit.parts.plane_weight import PlaneWeight, plane_wrapped
 from tsn_toolkit.parts.reconstruction import reconstruct_
 from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, detach_, wrapped
+from tsn_toolkit.parts.task_similarity import ParentRule
 from tsn_toolkit.plan.choose import choose_units
 from tsn_toolkit.trainer.codes_phase import choose_bit_widths_, tune_centroids_
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, steps_per_epoch, training_sample
+from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
-
-ExtraLoss = Callable[[torch.Tensor], torch.Tensor]
-
+LEAST_UPDATES = 20
+"""Updates of the scores that a search has at least, where it has as many steps."""
 NARROWED_SHARE = 0.2
 """Share of the codes phase that trains through codes narrowed by adaptive bit widths; at least one epoch."""
 NARROWED_RATE = 0.5
@@ -69,12 +71,21 @@ class Config(BaseModel):
     """Options of `strategy.options`; fractions are of the task's epochs.
 
     Attributes:
+        similarity: with `parent: auto`, how the parent is found among the trunk and all earlier tasks: leave-one-out accuracy of nearest neighbours
+            on the features that their subnetworks make of this task's training data (`knn`), the divergence of its classes there (`gaussian`), or
+            not at all (`none`). The parent's subnetwork is where masks and scores start.
+        similarity_margin: by how much a task has to beat the trunk to become the parent, with confidence (`parts/task_similarity.py`); a fraction of
+            the examples (`knn`) or nats per feature (`gaussian`).
+        similarity_samples: training examples that are looked at.
         warmup: share of the epochs before units are chosen (fresh trunk).
         search: share of the epochs in which scores, or changes, are learned.
         start_density: density at which the search begins; it falls to the plan's on a cubic, reached after `descent` of it (fresh trunk only).
         descent: share of the search in which the density falls.
         fresh_share: factor of the initialisation of free slots where a task has a parent: near 0, a task begins with what its parent computes.
         score_rate: learning rate of scores relative to weights.
+        score_every: steps from one update of the scores to the next, each at the rate times the square root of that many (gradients of scores are
+            mostly noise, whose steps add up like that); fewer where a search is so short that there would be less than `LEAST_UPDATES`. The gradient
+            of scores is worked out in those steps alone. More than 2 costs bytes: masks follow the parent less.
         refresh_every: steps between exact refreshes of the score mask.
         reuse_bonus: raises the ranking of the slots that the parent uses, in units of the layer's root mean square score: masks that repeat the
             parent's take fewer bytes, and so do codes that are inherited.
@@ -95,12 +106,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    similarity: Literal["none", "knn", "gaussian"] = "none"
+    similarity_margin: float = Field(0.0, ge=0)
+    similarity_samples: int = Field(512, ge=16)
     warmup: float = Field(0.25, ge=0, lt=1)
     search: float = Field(0.35, gt=0, lt=1)
     start_density: float = Field(0.0, ge=0, le=1)
     descent: float = Field(0.8, gt=0, le=1)
     fresh_share: float = Field(0.1, ge=0, le=1)
     score_rate: float = Field(1.0, gt=0)
+    score_every: int = Field(2, ge=1)
     refresh_every: int = Field(5, ge=1)
     reuse_bonus: float = Field(0.0, ge=0)
     refine_bits: int = Field(0, ge=0, le=8)
@@ -117,13 +132,19 @@ class Config(BaseModel):
     min_gain: float = Field(1e-3, gt=0)
 
 
+def parent_rule(config: Config) -> ParentRule | None:
+    """How the parent is found where the recipe leaves it open; None: not by similarity."""
+    return None if config.similarity == "none" else ParentRule(config.similarity, config.similarity_margin, config.similarity_samples)
+
+
 def learn(context: TaskContext, config: Config) -> TaskResult:
     """One task, from the committed store's view to integers.
 
     Raises:
         PlanError: a layer is to be shared that no ancestor has.
     """
-    for plan in context.plan.layers:
+    layers = context.plan.layers_of(child=context.start is not None)
+    for plan in layers:
         if plan.encoding == "shared" and context.inherited[plan.name].scale is None:
             raise PlanError(
                 f"`layers.{plan.name}.encoding` is shared, but no ancestor of task `{context.data.name}` has the layer (parent `{context.parent}`). "
@@ -141,9 +162,9 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         unit_masks = _choose_units(model, context, config)
         small = shrink(model.cpu().eval(), context.graph, unit_masks)
         if not fresh:
-            free = frozenset(plan.name for plan in context.plan.layers if plan.encoding != "shared")
+            free = frozenset(plan.name for plan in layers if plan.encoding != "shared")
             reconstruct_(small.model, model, small.slots, training_sample(context.data, config.reconstruction_samples), ridge=config.ridge, free=free)
-        _wrap_(small, context, config)
+        _wrap_(small, layers, context, config)
         small.model.to(context.settings.device)
         with _teaching(model, small, context, config, fresh) as extra_loss:
             _search(small.model, context, config, search, generator, extra_loss)
@@ -208,14 +229,19 @@ def _random_projection(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return (logits * torch.randn(logits.shape).to(logits.device)).sum() / len(logits)
 
 
-def _wrap_(small: ShrunkModel, context: TaskContext, config: Config) -> None:
+def _wrap_(small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskContext, config: Config) -> None:
     """One wrapper per layer that is not shared, as its encoding and what it inherits ask for."""
-    for plan in context.plan.layers:
+    changed = {plan.name for plan in context.plan.child_layers} if context.start is not None else set()
+    for plan in layers:
         module, slots = small.model.get_submodule(plan.name), small.slots[f"{plan.name}.weight"]
         if plan.encoding == "shared":
             module.weight.requires_grad_(False)
             continue
         q, present, scale = gather_frozen(context.inherited[plan.name], slots)
+        uses, full = _parent_uses(context, plan.name).flatten()[slots], bool(context.inherited[plan.name].present.all())
+        if plan.name in changed:
+            _forget_idle_(module.weight, present & ~uses)
+            q, present = q * uses, present & uses
         if plan.encoding == "planes":
             attach_(module, PlaneWeight(q, scale, max_code=context.plan.max_code))
             continue
@@ -223,16 +249,23 @@ def _wrap_(small: ShrunkModel, context: TaskContext, config: Config) -> None:
             q,
             present,
             scale,
-            rule="replace" if context.inherited[plan.name].present.all() else "select",
+            rule="replace" if plan.name in changed or full else "select",
+            scored=plan.name in changed or not full,
             density=plan.density,
             bit_width=plan.bit_width,
             max_code=context.plan.max_code,
             granularity=plan.granularity,
             refine_bits=config.refine_bits,
         )
-        wrapper.bonus = config.reuse_bonus if context.start is not None else 0.0
-        wrapper.preferred.copy_(_parent_uses(context, plan.name).flatten()[slots])
+        wrapper.bonus = config.reuse_bonus if context.start is not None and wrapper.rule == "select" else 0.0
+        wrapper.preferred.copy_(uses)
         attach_(module, wrapper)
+
+
+@torch.no_grad()
+def _forget_idle_(weight: torch.Tensor, idle: torch.Tensor) -> None:
+    """A task that changes its parent begins at 0 where only other ancestors have a value, in place."""
+    weight.mul_(~idle)
 
 
 def _parent_uses(context: TaskContext, name: str) -> torch.Tensor:
@@ -250,14 +283,17 @@ def _search(
     if shared:
         divide_budget_(model.train(), _sample_batches(context, config.budget_batches), functional.cross_entropy)
     start_scores_(model, config.start_density)
-    descent = max(1.0, config.descent * epochs * steps_per_epoch(context.data.train, context.settings))
+    steps = epochs * steps_per_epoch(context.data.train, context.settings)
+    descent, score_every = max(1.0, config.descent * steps), min(config.score_every, max(1, steps // LEAST_UPDATES))
 
     def refresh(step: int) -> None:
         if (step + 1) % config.refresh_every == 0:
             refresh_masks_(model, config.start_density, (step + 1) / descent)
+        update_scores_every_(model, score_every, step + 1)
 
+    update_scores_every_(model, score_every, 0)
     phase = Phase("search", epochs, context.learning_rate, "rise", label_weight=config.label_weight if extra_loss is not None else 1.0)
-    _fit(model, context, config, phase, generator, refresh, extra_loss)
+    _fit(model, context, config, phase, generator, refresh, extra_loss, score_rate=config.score_rate * score_every**0.5)
     refresh_masks_(model)
     choose_own_slots_(model, shared=shared)
     for _, wrapper, latent in wrapped(model):
@@ -311,13 +347,14 @@ def _fit(
     generator: torch.Generator,
     after_step: Callable[[int], None] | None = None,
     extra_loss: ExtraLoss | None = None,
+    score_rate: float = 1.0,
 ) -> None:
     scores = [wrapper.score for _, wrapper, _ in wrapped(model)]
     chosen = {id(score) for score in scores}
     weights = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
     groups = [{"params": weights}]
     if any(wrapper.learn_scores for _, wrapper, _ in wrapped(model)):
-        groups.append({"params": scores, "rate": config.score_rate, "weight_decay": 0.0})
+        groups.append({"params": scores, "rate": score_rate, "weight_decay": 0.0})
     gains = [gain for name in foldable_norms(context.graph) if (gain := model.get_submodule(name).weight) is not None]
 
     def after(step: int) -> None:
@@ -332,8 +369,7 @@ def _fit(
         context.settings,
         parameters=groups,
         generator=generator,
-        after_step=after,
         progress=context.progress,
-        extra_loss=extra_loss,
         train_norms=not context.trained_trunk,
+        hooks=TrainingHooks(extra_loss=extra_loss, after_step=after),
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from tsn_toolkit.contracts import TaskResult
-from tsn_toolkit.parts.own_slots import refresh_masks_, start_scores_
+from tsn_toolkit.parts.own_slots import start_scores_
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
@@ -24,7 +24,7 @@ from tsn_toolkit.trainer.loop import Phase
 from tsn_toolkit.trainer.select_layers import fit_selected_, fix_codes_, require_free_slots, select_layers
 
 ISOLATION = "exact"
-SETTINGS = ("task-incremental",)
+SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
 class Config(BaseModel):
@@ -58,14 +58,15 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         model = starting_model(context)
         small = select_layers(model, context, bit_width=config.bit_width)
         start_scores_(small.model)
-
-        def refresh(step: int) -> None:
-            if (step + 1) % config.refresh_every == 0:
-                refresh_masks_(small.model)
-
         phase = Phase("weights and scores", context.epochs, context.learning_rate, "hill", select_best=True)
         fit_selected_(
-            small.model, context, phase, context.generator(), score_rate=config.score_rate, min_gain=config.min_gain, after_step=refresh
+            small.model,
+            context,
+            phase,
+            context.generator(),
+            score_rate=config.score_rate,
+            refresh_every=config.refresh_every,
+            min_gain=config.min_gain,
         )
         fix_codes_(small.model, context)
         return finish_task(small, model, {}, context, strategy="wsn", calibration_batches=config.calibration_batches, reestimate=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from tsn_toolkit.parts.centroids import attach_centroids_, round_centroids_
 from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.loop import Phase, fit, predict
+from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 
 EXAMPLES = 500
 """Validation examples on which a bit width is judged, spread over the split."""
@@ -49,7 +48,7 @@ def tune_centroids_(
     epochs: int,
     generator: torch.Generator,
     *,
-    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
     label_weight: float = 1.0,
 ) -> None:
     """Moves the codebooks' entries with all codes fixed, in place, and keeps them, rounded, if the validation loss has not become worse.
@@ -61,7 +60,7 @@ def tune_centroids_(
         context: the task.
         epochs: passes over the training split; 0 leaves all as it is.
         generator: of the shuffle and the augmentation.
-        extra_loss: a teacher's loss, as in `fit`.
+        extra_loss: a teacher's loss.
         label_weight: factor of the cross entropy.
     """
     if epochs == 0 or len(context.data.validation) == 0:
@@ -81,7 +80,7 @@ def tune_centroids_(
         generator=generator,
         progress=context.progress,
         train_norms=False,
-        extra_loss=extra_loss,
+        hooks=TrainingHooks(extra_loss=extra_loss),
     )
     round_centroids_(model)
     difference = paired_difference(validation_losses(model, context), before)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ShrunkModel, TaskResult
-from tsn_toolkit.data.splits import normalise
+from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import full_sizes, gather_frozen

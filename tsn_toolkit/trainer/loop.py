@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isnan
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,28 +14,13 @@ from torch.nn import functional
 
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.data.augment import augment
-from tsn_toolkit.data.splits import normalise
+from tsn_toolkit.data.normalisation import normalise
+from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks, Visible
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done steps, all steps)."""
 
-Visible = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From logits (n, classes) and labels (n,) to the logits with those at -inf that do not compete for the example."""
-
-Gradients = Callable[[torch.Tensor, torch.Tensor], tuple[float, torch.Tensor]]
-"""From inputs (n, ...) and labels (n,) of a batch to its loss and its logits (n, classes); leaves gradients behind."""
-
 EVALUATION_BATCH = 250
-
-
-class Examples(Protocol):
-    """Which training examples an epoch takes."""
-
-    def chosen(self, epoch: int) -> torch.Tensor:
-        """Positions in the training split, int64 (n,), n at least 1; called once before each epoch."""
-
-    def observe(self, positions: torch.Tensor, correct: torch.Tensor) -> None:
-        """What the network got right in a training batch: int64 (n,), bool (n,)."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +94,9 @@ def fit(
     *,
     parameters: Iterable[dict],
     generator: torch.Generator,
-    after_step: Callable[[int], None] | None = None,
     progress: Progress | None = None,
     train_norms: bool = True,
-    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    visible: Visible | None = None,
-    before_epoch: Callable[[int], None] | None = None,
-    before_step: Callable[[int], None] | None = None,
-    examples: Examples | None = None,
-    gradients: Gradients | None = None,
-    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer] | None = None,
+    hooks: TrainingHooks = PLAIN,
 ) -> list[dict[str, float]]:
     """Trains in place.
 
@@ -129,22 +107,15 @@ def fit(
         settings: what every phase shares.
         parameters: optimizer groups; a group's `rate` (default 1) multiplies the learning rate.
         generator: of the shuffle and the augmentation.
-        after_step: called with the step's number, 0-based, after each optimizer step.
         progress: called after each step.
-        extra_loss: called with the inputs after each forward pass; what it returns is added to the loss.
         train_norms: False keeps batch norms in evaluation mode, so that their statistics stay.
-        visible: which logits compete for an example; None: all.
-        before_epoch: called with the epoch's number, 0-based; gradients are those of the last step.
-        before_step: called with the step's number when gradients are there and the optimizer has not moved.
-        examples: which training examples an epoch takes; None: all.
-        gradients: makes a batch's gradients in place of the one plain pass; label weight, extra loss and competing logits are then its own affair.
-        make_optimizer: of the parameter groups, in place of the settings' optimizer.
+        hooks: what the strategy adds.
 
     Returns:
         One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
     """
     groups = [{"rate": 1.0, **group} for group in parameters]
-    optimizer = _optimizer(groups, settings) if make_optimizer is None else make_optimizer(groups)
+    optimizer = _optimizer(groups, settings) if hooks.make_optimizer is None else hooks.make_optimizer(groups)
     history: list[dict[str, float]] = []
     best: tuple[float, dict] | None = None
     step = 0
@@ -152,30 +123,27 @@ def fit(
         model.train()
         if not train_norms:
             _hold_norms_(model)
-        if before_epoch is not None:
-            before_epoch(epoch)
-        chosen = None if examples is None else examples.chosen(epoch)
+        if hooks.before_epoch is not None:
+            hooks.before_epoch(epoch)
+        chosen = None if hooks.examples is None else hooks.examples.chosen(epoch)
         count, total = max(1, len(task.train if chosen is None else chosen) // settings.batch_size), 0.0
         for index, (taken, x, y) in enumerate(training_batches(task, settings, generator, count, chosen)):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(phase, epoch * count + index, phase.epochs * count) * group["rate"]
             optimizer.zero_grad()
-            if gradients is None:
-                loss, logits = _plain_gradients(model, x, y, settings, phase.label_weight, extra_loss, visible)
-            else:
-                loss, logits = gradients(x, y)
+            loss, logits = _plain_gradients(model, x, y, settings, phase, hooks) if hooks.gradients is None else hooks.gradients(x, y)
             total += loss
-            if examples is not None:
-                examples.observe(taken, logits.argmax(1).cpu() == y.cpu())
-            if before_step is not None:
-                before_step(step)
+            if hooks.examples is not None:
+                hooks.examples.observe(taken, logits.argmax(1).cpu() == y.cpu())
+            if hooks.before_step is not None:
+                hooks.before_step(step)
             optimizer.step()
-            if after_step is not None:
-                after_step(step)
+            if hooks.after_step is not None:
+                hooks.after_step(step)
             if progress is not None:
                 progress(phase.name, epoch * count + index + 1, phase.epochs * count)
             step += 1
-        loss, accuracy = evaluate(model, task.validation, task, settings.device, visible)
+        loss, accuracy = evaluate(model, task.validation, task, settings.device, hooks.visible)
         history.append({"loss": total / count, "validation_loss": loss, "validation_accuracy": accuracy})
         if phase.select_best and (best is None or loss < best[0] or isnan(best[0])):
             best = (loss, copy.deepcopy(model.state_dict()))
@@ -198,21 +166,15 @@ def _optimizer(groups: list[dict], settings: TrainingSettings) -> torch.optim.Op
 
 
 def _plain_gradients(
-    model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    settings: TrainingSettings,
-    label_weight: float,
-    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None,
-    visible: Visible | None,
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, settings: TrainingSettings, phase: Phase, hooks: TrainingHooks
 ) -> tuple[float, torch.Tensor]:
     """Gradients of one batch; the loss, and the logits (n, classes) that compete."""
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = model(x)
-    logits = logits.float() if visible is None else visible(logits.float(), y)
-    loss = label_weight * functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
-    if extra_loss is not None:
-        loss = loss + extra_loss(x)
+    logits = logits.float() if hooks.visible is None else hooks.visible(logits.float(), y)
+    loss = phase.label_weight * functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
+    if hooks.extra_loss is not None:
+        loss = loss + hooks.extra_loss(x)
     loss.backward()
     return float(loss.detach()), logits.detach()
 

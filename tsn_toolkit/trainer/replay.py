@@ -14,13 +14,14 @@ from torch import nn
 
 from tsn_toolkit.contracts import Split, TaskResult
 from tsn_toolkit.data.augment import augment
-from tsn_toolkit.data.splits import normalise
+from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.parts.replay_buffer import ReplayBuffer, offer
 from tsn_toolkit.parts.replay_losses import label_loss, logit_loss
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import predict, to_device
 from tsn_toolkit.trainer.revision import Memory, RevisionOptions, SharedNetwork, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 
 class ReplayOptions(RevisionOptions):
@@ -50,7 +51,7 @@ def learn_with_replay(context: TaskContext, options: ReplayOptions, *, strategy:
     with seeded(context.seed):
         network = start_revision(context, options)
         replay = Replay(network, context, options, labels=labels, logits=logits)
-        train_shared_(network, context, options, name="training with replay", extra_loss=replay)
+        train_shared_(network, context, options, name="training with replay", hooks=TrainingHooks(extra_loss=replay))
         return finish_revision(network, context, options, strategy=strategy, remember=replay.remember, replayed=replay.examples())
 
 

@@ -26,18 +26,18 @@ from tsn_toolkit.contracts import LayerCodes, Revision, Split, TaskData, TaskRes
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.filling import fill_, write_weight_
 from tsn_toolkit.model_loading import set_head
-from tsn_toolkit.parts.finish import freeze_vectors_
-from tsn_toolkit.parts.gains import clamp_gains_, foldable_norms
+from tsn_toolkit.parts.finish import freeze_vectors_, round_head_
 from tsn_toolkit.parts.head_rows import HeadRows, Setting
 from tsn_toolkit.parts.rounded_layer import round_layer
 from tsn_toolkit.parts.slots import layer_integers
-from tsn_toolkit.parts.trunk import code_head
 from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import STATISTICS_EXAMPLES, TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
-from tsn_toolkit.trainer.loop import Examples, Gradients, Phase, evaluate, fit, training_sample
+from tsn_toolkit.trainer.loop import Phase, evaluate, fit, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
+from tsn_toolkit.trainer.positive_gains import with_positive_gains
+from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks
 from tsn_toolkit.vocabulary import TRUNK
 
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")
@@ -120,13 +120,7 @@ def train_shared_(
     options: RevisionOptions,
     *,
     name: str,
-    extra_loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    before_epoch: Callable[[int], None] | None = None,
-    before_step: Callable[[int], None] | None = None,
-    after_step: Callable[[int], None] | None = None,
-    examples: Examples | None = None,
-    gradients: Gradients | None = None,
-    make_optimizer: Callable[[list[dict]], torch.optim.Optimizer] | None = None,
+    hooks: TrainingHooks = PLAIN,
 ) -> None:
     """Trains the whole network on its data for the recipe's epochs, in place; gains of foldable norms stay positive.
 
@@ -135,16 +129,9 @@ def train_shared_(
         context: the task.
         options: of the strategy.
         name: of the phase.
-        extra_loss, before_epoch, before_step, after_step, examples, gradients, make_optimizer: as in `fit`.
+        hooks: what the strategy adds; which logits compete is the network's affair.
     """
     model = network.model
-    gains = [gain for norm in foldable_norms(context.graph) if (gain := model.get_submodule(norm).weight) is not None]
-
-    def after(step: int) -> None:
-        clamp_gains_(gains, options.min_gain)
-        if after_step is not None:
-            after_step(step)
-
     fit(
         model,
         network.data,
@@ -152,15 +139,8 @@ def train_shared_(
         context.settings,
         parameters=[{"params": list(model.parameters())}],
         generator=context.generator(),
-        after_step=after,
         progress=context.progress,
-        extra_loss=extra_loss,
-        visible=network.head.visible,
-        before_epoch=before_epoch,
-        before_step=before_step,
-        examples=examples,
-        gradients=gradients,
-        make_optimizer=make_optimizer,
+        hooks=with_positive_gains(replace(hooks, visible=network.head.visible), model, context.graph, options.min_gain),
     )
 
 
@@ -188,11 +168,7 @@ def finish_revision(
     model, head = network.model.cpu().eval(), context.graph.head
     layers = _round_layers_(model, context, options.bit_width, masks or {})
     vectors = context.precision.vectors
-    classifier = code_head(model, head, bit_width=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
-    module = model.get_submodule(head)
-    write_weight_(module, classifier.codes, classifier.scale)
-    if module.bias is not None:
-        module.bias.data.copy_(torch.from_numpy(classifier.bias))
+    classifier = round_head_(model, head, bit_width=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
     norms, biases = freeze_vectors_(model, head, vectors)
     q = {name: _integers(codes) for name, codes in layers.items()}
     scale = {name: codes.scale for name, codes in layers.items()}

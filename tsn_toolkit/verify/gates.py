@@ -20,7 +20,7 @@ from torch import nn
 from tsn_toolkit.contracts import ExtractedModel, Parity
 from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.runtime import Runtime, load_runtime
 from tsn_toolkit.target import Target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tsn_toolkit.export.integer_share import IntegerShare
-from tsn_toolkit.export.package import read_manifest
+from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.runtime import load_runtime
 
 

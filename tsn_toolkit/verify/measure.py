@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,11 @@ import torch
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.extract import extract
-from tsn_toolkit.recipe.environment import expand, is_machine_path
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.loop import evaluate
+from tsn_toolkit.verify.unnamed import inference_of_store, measure_unnamed
 from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
-
-DATA_PATH_VARIABLE = "TSN_DATA_PATH"
-"""Environment variable that a store names where its recipe held a data path of one machine."""
 
 
 def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,10 +31,13 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
 
     Returns:
         `tasks`: [{`name`, `accuracy`, `samples`, `codes_hash`}] in order of commit. Where tasks share one network, the newest revision answers for
-        all of them, and the hash is its.
+        all of them, and the hash is its. Where the newest task's recipe has the task found (`task_inference`), also `accuracy_told` and
+        `task_found`, see `verify/unnamed.py`.
     """
     store = Store.open(path)
     shop = workshop_of_store(store)
+    if store.entries and (inference := inference_of_store(store)).rule != "told":
+        return {"tasks": measure_unnamed(store, shop, inference, tasks)}
     rows = []
     for entry in store.entries:
         if tasks and entry.name not in tasks:
@@ -52,20 +52,18 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
     return {"tasks": rows}
 
 
-def measure_in_fresh_process(path: Path, *, data_path: str | None = None) -> dict[str, Any]:
+def measure_in_fresh_process(path: Path, *, data_paths: Mapping[str, str] | None = None) -> dict[str, Any]:
     """`measure_store` in another process, which has only the folder (and the data that the store's recipe names).
 
     Args:
         path: the store's folder.
-        data_path: `data.path` of the recipe at hand; the store itself keeps no path of a machine.
+        data_paths: environment variable -> path, `data_path_variables` of the recipe at hand; the store itself keeps no path of a machine.
 
     Raises:
         StoreError: the process failed; its message is passed on.
     """
     command = [sys.executable, "-m", "tsn_toolkit", "verify", str(path), "--measure", "--json"]
-    environment = dict(os.environ)
-    if data_path is not None and is_machine_path(data_path):
-        environment[DATA_PATH_VARIABLE] = expand(data_path)
+    environment = {**os.environ, **(data_paths or {})}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise StoreError(f"measuring {path} in a fresh process failed: {done.stderr.strip()[-2000:]}")

@@ -9,7 +9,8 @@ import numpy as np
 
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.package import GOLDEN_FILE, read_manifest, sha256_of
+from tsn_toolkit.export.manifest import read_manifest, sha256_of
+from tsn_toolkit.export.package import GOLDEN_FILE
 from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.verify.gates import nearest_reference, output_steps
 

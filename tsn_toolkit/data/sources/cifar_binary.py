@@ -2,7 +2,7 @@
 
 CIFAR-100: train.bin, test.bin; per image 1 byte coarse label, 1 byte fine label, 3,072 bytes of pixels.
 CIFAR-10: data_batch_1.bin .. data_batch_5.bin, test_batch.bin; per image 1 byte label, 3,072 bytes of pixels.
-Pixels are the red, green and blue plane, each 32 x 32, row by row.
+Pixels are the red, green and blue plane, each 32 x 32, row by row. With fine labels the coarse ones are the groups of the examples.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _load_part(folder: Path, names: Sequence[str], layout: _Layout, column: int,
     if len(layout.classes) == 2:
         _check_hierarchy(every[:, 0], every[:, 1], folder / names[0])
     pixels = every[:, len(layout.classes) :].reshape(-1, 3, 32, 32)
-    return make_split(pixels, every[:, column], origin=str(folder / names[0]))
+    return make_split(pixels, every[:, column], origin=str(folder / names[0]), group=every[:, 0] if column == 1 else None)
 
 
 def _check_hierarchy(coarse: NDArray[np.uint8], fine: NDArray[np.uint8], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data from a Python factory that returns `((x_train, y_train), (x_test, y_test))`, arrays or tensors."""
+"""Data from a Python factory that returns `((x_train, y_train), (x_test, y_test))`, arrays or tensors, or `((x, y), None)` without a test part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Options(BaseModel):
     factory: str
 
 
-def load(path: Path | None, options: Options) -> tuple[Split, Split]:
+def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     """Call the factory; x uint8 or float (n, ...), y integers (n,).
 
     Raises:
@@ -30,12 +30,16 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split]:
         raise DataError(f"data source factory reads no file itself, got `data.path` {path}. Pass it as an argument of `data.options.factory`.")
     result = call_factory(options.factory, error=DataError)
     try:
-        (train_x, train_y), (test_x, test_y) = result
+        (train_x, train_y), held_out = result
+        test_x, test_y = ((), ()) if held_out is None else held_out
     except (TypeError, ValueError) as problem:
         raise DataError(
-            f"data factory {options.factory!r} returned a {type(result).__name__}; it must return ((x_train, y_train), (x_test, y_test))."
+            f"data factory {options.factory!r} returned a {type(result).__name__}; it must return ((x_train, y_train), (x_test, y_test)), or "
+            "((x, y), None) where it has no test part."
         ) from problem
     train = make_split(train_x, train_y, origin=f"data factory {options.factory}, train")
+    if held_out is None:
+        return train, None
     test = make_split(test_x, test_y, origin=f"data factory {options.factory}, test")
     if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
         raise DataError(

@@ -23,26 +23,32 @@ DEFLATE_LIMIT = 1040
 
 
 class Options(BaseModel):
-    """File names in the folder; `.gz` is tried as well."""
+    """File names in the folder; `.gz` is tried as well. Without test files (both null) there is no test part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     train_images: str = "train-images-idx3-ubyte"
     train_labels: str = "train-labels-idx1-ubyte"
-    test_images: str = "t10k-images-idx3-ubyte"
-    test_labels: str = "t10k-labels-idx1-ubyte"
+    test_images: str | None = "t10k-images-idx3-ubyte"
+    test_labels: str | None = "t10k-labels-idx1-ubyte"
 
 
-def load(path: Path | None, options: Options) -> tuple[Split, Split]:
+def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     """Read train and test, x uint8 (n, 1, h, w).
 
     Raises:
         DataError: the folder or a file is missing, truncated, too long, of another type or shape, or images and labels differ in number.
     """
-    folder = require_folder(path, source="idx", files=", ".join(options.model_dump().values()) + " (each raw or .gz)")
+    names = [name for name in options.model_dump().values() if name is not None]
+    folder = require_folder(path, source="idx", files=", ".join(names) + " (each raw or .gz)")
+    if (options.test_images is None) != (options.test_labels is None):
+        raise DataError(
+            f"`data.options.test_images` is {options.test_images} and `test_labels` {options.test_labels}; give both files or null for both."
+        )
     train = _load_part(folder, options.train_images, options.train_labels)
-    test = _load_part(folder, options.test_images, options.test_labels)
-    return train, test
+    if options.test_images is None or options.test_labels is None:
+        return train, None
+    return train, _load_part(folder, options.test_images, options.test_labels)
 
 
 def _load_part(folder: Path, images: str, labels: str) -> Split:

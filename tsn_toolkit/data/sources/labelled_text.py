@@ -1,17 +1,10 @@
 """Sentences in the format of TREC and SST as they are commonly shared: a line is a label, a space, and tokens with spaces between them.
 
-Tokens become one-hot columns, since a convolution of kernel 1 over one-hot columns is the lookup of a word's embedding: its weight has a column per
-word, and is coded, shared, shrunk and exported like every other convolution.
-
-    x[n, word, position] = 255 where the token at `position` is `word`, else 0      uint8; 1.0 after scaling
-
-Word 0 stands for every word outside the vocabulary, which is made of the training part alone: the most frequent words, lower case, ties in the order
-of the alphabet. Positions behind the end of a sentence are all 0, and tokens beyond `length` are cut off.
+Tokens become one-hot columns (`data/tokens.py`). The vocabulary is made of the training part alone, in lower case.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,10 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.data.examples import make_split, require_folder
+from tsn_toolkit.data.tokens import one_hot, vocabulary
 from tsn_toolkit.errors import DataError
-
-PRESENT = 255
-"""What scaling to [0, 1] makes 1.0."""
 
 Sentences = list[tuple[int, list[str]]]
 """(label, tokens in lower case) of every line."""
@@ -57,7 +48,7 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split]:
     """
     folder = require_folder(path, source="labelled_text", files=f"{options.train} and {options.test}")
     train, test = (_read_sentences(folder / name, options.encoding) for name in (options.train, options.test))
-    words = _vocabulary(train, options.vocabulary, folder / options.train)
+    words = vocabulary([tokens for _, tokens in train], options.vocabulary, origin=str(folder / options.train))
     return (
         make_split(_one_hot(train, words, options.length), _labels(train), origin=str(folder / options.train)),
         make_split(_one_hot(test, words, options.length), _labels(test), origin=str(folder / options.test)),
@@ -88,25 +79,10 @@ def _read_sentences(file: Path, encoding: str) -> Sentences:
     return sentences
 
 
-def _vocabulary(sentences: Sentences, size: int, file: Path) -> dict[str, int]:
-    """Word -> column, 1 to size - 1."""
-    counts = Counter(token for _, tokens in sentences for token in tokens)
-    if len(counts) < size - 1:
-        raise DataError(
-            f"{file} has {len(counts)} different words, `data.options.vocabulary` asks for {size - 1} and one column for all others. "
-            f"Set it to {len(counts) + 1} or less."
-        )
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    return {word: column for column, word in enumerate(ranked[: size - 1], start=1)}
-
-
 def _one_hot(sentences: Sentences, words: dict[str, int], length: int) -> NDArray[np.uint8]:
     """uint8 (n, words + 1, length)."""
-    x = np.zeros((len(sentences), len(words) + 1, length), np.uint8)
-    for row, (_, tokens) in enumerate(sentences):
-        columns = [words.get(token, 0) for token in tokens[:length]]
-        x[row, columns, np.arange(len(columns))] = PRESENT
-    return x
+    texts = [tokens for _, tokens in sentences]
+    return one_hot(texts, lambda word: words.get(word, 0), size=len(words) + 1, length=length)
 
 
 def _labels(sentences: Sequence[tuple[int, list[str]]]) -> NDArray[np.int64]:

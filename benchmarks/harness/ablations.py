@@ -1,0 +1,50 @@
+"""Methods with parts that can be switched off, part by part: what each gives and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.markdown import markdown_table
+from harness.results import Line
+from harness.statistics import spread
+from harness.strategies import PARTS
+
+Lines = Mapping[str, Sequence[Line]]
+
+_MEASURED_HEAD = ("seeds", "test %", "bwt, points", "training, 1e12 operations", "training, s", "processor, s")
+
+
+def ablations(lines: Lines) -> list[str]:
+    """Headings and tables of the methods of which at least two choices were measured."""
+    sections = []
+    for title, names, choices in (("SparCL's parts, over ER", tuple(PARTS), _sparcl_choices()), ("EsaCL's parts", ("SDP", "IDS"), _ESACL_CHOICES)):
+        rows = [[f"`{name}`", *("on" if on else "" for on in chosen), *_measured(lines[name])] for name, chosen in choices.items() if name in lines]
+        if len(rows) > 1:
+            sections += [f"## {title}", markdown_table(("variant", *names, *_MEASURED_HEAD), rows)]
+    return sections
+
+
+_ESACL_CHOICES = {"esacl-plain": (False, False), "esacl-sdp": (True, False), "esacl": (True, True)}
+"""Selection of examples is a part of the sharpness-aware step, so that there is none without SDP."""
+
+
+def _sparcl_choices() -> dict[str, tuple[bool, ...]]:
+    """Variant -> which parts are on; none of them: `er`."""
+    choices = {"er": (False,) * len(PARTS)}
+    for bits in range(1, 2 ** len(PARTS)):
+        chosen = tuple(bool(bits >> position & 1) for position in range(len(PARTS)))
+        parts = [part for part, on in zip(PARTS, chosen, strict=True) if on]
+        choices["sparcl-er" + ("" if all(chosen) else "-" + "-".join(parts))] = chosen
+    return choices
+
+
+def _measured(own: Sequence[Line]) -> list[str]:
+    clock, processor = spread([sum(line["training_s"].values()) for line in own]), spread([line["cpu_s"] for line in own])
+    return [
+        str(len(own)),
+        spread([line["acc"] for line in own]).times(100).text(2),
+        spread([line["bwt"] for line in own]).times(100).text(2),
+        spread([line["training_flops"] for line in own]).times(1e-12).text(3),
+        clock.text(1),
+        processor.text(1),
+    ]
