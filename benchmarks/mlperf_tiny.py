@@ -11,6 +11,7 @@ as it lies on disk. Writes results/mlperf_tiny.json and results/mlperf_tiny.md.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def page(results: dict[str, Any]) -> str:
         *(f"| MLPerf Tiny | {words} | {size:,} | {size / reference:.2f} |" for words, size in theirs.items()),
         *(f"| ours, task `{ours['task']}` | {words} | {size:,} | {size / reference:.2f} |" for words, size in ours["bytes"].items()),
         "",
-        "Ours: `tsn run cifar100_resnet20 " + " ".join(f"--set '{override}'" for override in ours["overrides"]) + "`;",
+        "Ours: `tsn run cifar100_resnet20 " + " ".join(f"--set {shlex.quote(override)}" for override in ours["overrides"]) + "`;",
         f"{ours['weights']:,} weights before units go, {ours['macs']:,} of {ours['dense_macs']:,} MACs kept; test accuracy "
         f"{100 * ours['dense_accuracy']:.1f} % dense, {100 * ours['onnx_accuracy']:.1f} % as int8 .onnx. "
         + ("Both gates passed." if not ours["failures"] else "A gate FAILED: " + " ".join(ours["failures"])),
