@@ -11,6 +11,7 @@ of every group and random weights (speed alone). One thread, batches 1 and 32. W
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from speed.subject import Subject, random_network, task_of_store
 
 from tsn_toolkit.errors import TsnError
 from tsn_toolkit.export.processor import processor_has_vnni
-from tsn_toolkit.files import write_text
+from tsn_toolkit.files import write_json, write_text
 from tsn_toolkit.pipeline.summary import versions
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import load_target
@@ -56,8 +57,10 @@ def main(stores: tuple[Path, ...], targets: tuple[str, ...], seconds: float, rou
             print(json.dumps({key: rows[-1][key] for key in ("subject", "target", "accuracy", "times")}), file=sys.stderr)
     command = "python benchmarks/latency.py " + " ".join(argument if "/" not in argument else Path(argument).parent.name for argument in sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
-    (out / "latency.json").write_text(json.dumps({"processor": processor(), "versions": versions(), "rows": rows}, indent=1) + "\n")
-    text = page(rows, command=command, processor=processor(), versions=versions(), peak_ratio=peak_ratio())
+    load = os.getloadavg()[2] / (os.cpu_count() or 1)  # of the last 15 minutes
+    about = {"command": command, "processor": processor(), "versions": versions(), "load": load, "peak_ratio": peak_ratio()}
+    write_json(out / "latency.json", {**about, "rows": rows})
+    text = page(rows, **about)
     write_text(out / "latency.md", text)
     print(text)
 

@@ -17,15 +17,19 @@ VENDOR_GOAL = 1.5
 ACCURACY_GOAL = 0.01
 """Largest loss of test accuracy against dense fp32."""
 
+QUIET = 1.0
+"""Load per processor up to which a measurement has the processor to itself."""
+_BUSY = " Calls of more than a few milliseconds were interrupted by other work: their medians, and verdicts on goals, must be measured again."
 _HEAD = ("what", "target", "batch", "MACs kept", "ms, median", "dense fp32, ms", "times as fast", "goal", "vendor int8, ms", "times as fast", "goal")
 
 
-def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, str], peak_ratio: float | None = None) -> str:
+def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, str], load: float, peak_ratio: float | None = None) -> str:
     """The whole page.
 
     Args:
         rows: see `measure`.
         command, processor, versions: where the numbers come from.
+        load: processes per processor that wanted to run while this was measured.
         peak_ratio: int8 over float multiply-accumulates per second of this processor at best, None where it is not known.
     """
     lines = [
@@ -33,6 +37,7 @@ def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, s
         "",
         f"`{command}`; one thread; {processor}; " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
         "Models take turns in processes of their own; medians of the single calls. Quartiles and everything else: `latency.json`.",
+        f"Load per processor meanwhile: {load:.1f}." + (_BUSY if load > QUIET else ""),
         "",
         "| " + " | ".join(_HEAD) + " |",
         "|-" * len(_HEAD) + "|",
@@ -58,7 +63,8 @@ def _bound(rows: list[Row], peak_ratio: float) -> list[str]:
     lines = [
         f"This processor has no int8 dot products (VNNI): in one thread it does at most {peak_ratio:.2f} times as many int8 as float",
         "multiply-accumulates per second (`rates` of cpu_onnxruntime_no_vnni, matrix products of 1024 x 1024 x 1024). At equal efficiency a package",
-        "can be faster than dense fp32 by no more than that over the MACs kept, and faster than the vendor's int8 by no more than their inverse:",
+        "can then be faster than dense fp32 by that over the MACs kept, and faster than the vendor's int8 by their inverse; more comes only from",
+        "better kernels than the other side has:",
         "",
     ]
     kept = {row["subject"]: row["macs"] / row["dense_macs"] for row in rows}

@@ -48,13 +48,16 @@ class Subject:
 
 
 def task_of_store(path: Path, name: str) -> Subject:
-    """One task of a store whose recipe starts from a checkpoint: the dense network is the checkpoint with the task's logits."""
+    """One task of a store whose recipe starts from a checkpoint: the dense network is the checkpoint with the task's logits.
+
+    Its name begins with that of the run's folder: a store does not keep the recipe's, which decides no byte of it.
+    """
     store = Store.open(path)
     recipe, index = recipe_of_task(store, name)
     shop, data, weights = workshop_of_store(store), load_task(recipe, index), store.weights(name)
     full = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
     dense = restrict_head(full, shop.graph.head, data.classes).eval()
-    return Subject(f"{recipe.name}, {name}", extract(shop.factory, shop.graph, weights), weights.ranges, dense, data.train.x, data)
+    return Subject(f"{path.absolute().parent.name}, {name}", extract(shop.factory, shop.graph, weights), weights.ranges, dense, data.train.x, data)
 
 
 def random_network(name: str, model: nn.Module, shape: tuple[int, ...], *, keep: float, seed: int = 0) -> Subject:

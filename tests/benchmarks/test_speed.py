@@ -22,7 +22,7 @@ def row(**changed):
 
 
 def text_of(*rows):
-    return page(list(rows), command="c", processor="p", versions={"torch": "2"})
+    return page(list(rows), command="c", processor="p", versions={"torch": "2"}, load=0.5)
 
 
 def test_goals_are_judged_per_runtime_and_batch():
@@ -46,9 +46,15 @@ def test_speed_is_split_into_macs_and_rate():
 
 def test_what_the_processor_leaves_possible():
     """A quarter of the MACs and twice the rate: 8 times over fp32, 4 times over int8."""
-    text = page([row(), row(target="other")], command="c", processor="p", versions={"torch": "2"}, peak_ratio=2.0)
+    text = page([row(), row(target="other")], command="c", processor="p", versions={"torch": "2"}, load=3.0, peak_ratio=2.0)
     assert text.count("- net: 8.00 over fp32, 4.00 over int8.") == 1
     assert "over fp32" not in text_of(row())
+
+
+def test_a_busy_machine_is_said():
+    text = page([row()], command="c", processor="p", versions={"torch": "2"}, load=3.0)
+    assert "meanwhile: 3.0. Calls of more than" in text
+    assert "meanwhile: 0.5.\n" in text_of(row())
 
 
 def test_a_vendor_baseline_that_is_missing_says_why():

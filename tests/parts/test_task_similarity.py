@@ -47,7 +47,7 @@ def test_neighbours_by_hand():
 
 
 def test_a_divergence_by_hand():
-    """One feature, halves alike: class means -1 and 1, variance .25 in a class and 1.25 in all; the ratio of densities at x = 1.5 in units of then."""
+    """One feature, halves alike: class means -1 and 1, variance .25 in a class and 1.25 in all."""
     features = torch.tensor([[-1.5], [-1.5], [-0.5], [-0.5], [0.5], [0.5], [1.5], [1.5]])
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     expected = {1.5: -0.5 * (np.log(0.25 / 1.25) + 0.25 / 0.25 - 2.25 / 1.25), 0.5: -0.5 * (np.log(0.25 / 1.25) + 0.25 / 0.25 - 0.25 / 1.25)}
@@ -90,8 +90,9 @@ def test_features_that_say_nothing_are_no_reason_where_the_trunk_is_worse_than_g
 def test_noise_rarely_finds_a_parent_however_many_candidates_there_are(rule):
     found = 0
     for seed in range(40):
-        labels = torch.from_numpy(np.random.default_rng(seed).integers(2, size=80))
-        features = {name: torch.from_numpy(np.random.default_rng([seed, i]).standard_normal((80, 4))) for i, name in enumerate(["trunk", *"abcdefgh"])}
+        random = np.random.default_rng(seed)
+        labels = torch.from_numpy(random.integers(2, size=80))
+        features = {name: torch.from_numpy(random.standard_normal((80, 4))) for name in ("trunk", *"abcdefgh")}
         found += choose_by_similarity(features, labels, rule).parent != "trunk"
     assert found <= 3, "one in fifty is meant"
 

@@ -44,6 +44,8 @@ def test_a_store_names_the_section_only_where_something_is_done(tmp_path: Path) 
         ("post_training.samples=3", "3"),
         ("post_training.bits=3", "bits"),
         ("post_training.damping=0.1", "is 0.1, but only `rounding: gptq` reads it and it is 'nearest'"),
+        ("post_training.prune_share=1.0", "1"),
+        ("post_training.prune_tolerance=0.1", "is 0.1, but `prune_share` is 0, so nothing is pruned"),
         ("post_training.rounding_steps=7", "is 7, but only `rounding: learned` reads it"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.extract import masked_model
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer import post_training
 from tsn_toolkit.trainer.context import PostTraining, starting_model
@@ -152,3 +153,41 @@ def test_ranges_that_come_out_the_same_say_so(make):
     learned(make, "checkpoint", ranges="min_max")  # tensors are so small that the usual percentile holds every value
     (record,) = make.kept[0][1]
     assert (record["verdict"], record["reason"]) == ("idle", "all are those of percentile 0.99999")
+
+
+def test_post_pruning_frees_bits_in_the_store_and_stays_as_validated(make):
+    _, usual = learned(make, "seed")
+    store, pruned = learned(make, "seed", prune_share=0.2, prune_tolerance=0.2)
+    (record,) = make.kept[0][1]
+    given_up = {layer["layer"]: layer["changed"] for layer in record["layers"]}
+    assert record["verdict"] == "kept" and sum(given_up.values()) > 0 and record["bytes_after"] < record["bytes_before"]
+    allocated = [allocation(other) for other in (make.stores[0], store)]
+    for name, layer in pruned.layers.items():
+        before, after = usual.layers[name].states, layer.states
+        assert ((before == 2) & (after == 0)).sum() == (before != after).sum() == given_up[name], "own slots are pruned, nothing else changes"
+        assert allocated[1][name].free_bits - allocated[0][name].free_bits == given_up[name] * layer.bit_width
+        np.testing.assert_array_equal(layer.codebook, usual.layers[name].codebook)
+        np.testing.assert_array_equal(layer.codes, usual.layers[name].codes[after[before == 2] == 2])
+    assert store.entry("first").size_bytes < make.stores[0].entry("first").size_bytes
+    model = masked_model(samples.factory, samples.graph(), Store.open(store.path).weights("first"))
+    data = samples.make_data()
+    assert evaluate(model, data.validation, data, samples.CPU)[0] == pytest.approx(pruned.validation["loss"], rel=1e-6)
+
+
+def test_post_pruning_beyond_its_tolerance_is_put_back_to_the_bit(make, monkeypatch):
+    context = make(prune_share=0.3, prune_tolerance=0.1)
+    model = wrapped_model(context)
+    state, real = state_of(model), post_training.validation_losses
+    whole = []
+
+    def rising_on_all(net, task, *limit):
+        whole.extend([0] * (not limit))
+        return real(net, task, *limit) * 0 + (len(whole) if not limit else 0)
+
+    monkeypatch.setattr(post_training, "validation_losses", rising_on_all)
+    steps = PostTrainer(context, ())
+    steps.improve_codes_(model)
+    (record,) = steps.records
+    assert record.verdict == "undone" and sum(layer.changed for layer in record.layers) > 0 and record.bytes_after == record.bytes_before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert "codes and masks" in make.lines[0]

@@ -61,7 +61,7 @@ def vendor_int8(dense: nn.Module, calibration: NDArray[np.float32], target: Targ
     source, made = folder / "source", folder / "made"
     source.mkdir()
     made.mkdir()
-    halved = not processor_has_vnni()
+    halved = vendor.saturates_without_vnni and not processor_has_vnni()
     try:
         vendor.write_source(dense, torch.from_numpy(calibration[:1]), source / vendor.source_file)
         quantize(

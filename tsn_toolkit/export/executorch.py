@@ -40,6 +40,7 @@ VENDOR_INT8 = VendorInt8(
     write_source=program.export_dense_fp32,
     source_file=program.MODEL_FILE,
     model_file=MODEL_FILE,
+    saturates_without_vnni=False,
 )
 _WEIGHT_KERNELS = frozenset({"convolution", "linear", "addmm", "mm", "bmm"})
 _MOVING_KERNELS = frozenset({"view_copy", "permute_copy", "quantize_per_tensor", "dequantize_per_tensor"})

@@ -20,6 +20,7 @@ class VendorInt8:
         install: shell line that installs them.
         write_source: (model, example, path) -> writes the float32 model as the tool reads it.
         source_file, model_file: file names of what the tool reads and writes.
+        saturates_without_vnni: whether its kernels do, so that on such processors it is asked for weights of half the range.
     """
 
     tool: str
@@ -28,3 +29,4 @@ class VendorInt8:
     write_source: Callable[[nn.Module, torch.Tensor, Path], None]
     source_file: str
     model_file: str
+    saturates_without_vnni: bool = True

@@ -47,8 +47,8 @@ def top_mask(scores: torch.Tensor, keep: int) -> torch.Tensor:
 def _mask_by_sample(flat: torch.Tensor, keep: int) -> torch.Tensor | None:
     """The mask of many values, exact; None where the sample misled.
 
-    Quantiles of an evenly spaced sample, a few standard errors either side of the one looked for, enclose the `keep`-th largest value. All values above
-    them are in, all below are out, and the order of those between alone is looked at. Counting shows whether the quantiles do enclose it.
+    Quantiles of an evenly spaced sample, a few standard errors either side of the one looked for, enclose the `keep`-th largest value. All values
+    above them are in, all below are out, and the order of those between alone is looked at. Counting shows whether they do enclose it.
     """
     sample = flat[:: flat.numel() // SAMPLE].contiguous()
     share = keep / flat.numel()

@@ -42,6 +42,7 @@ class StepRecord:
         layers: one entry per layer that the step looked at.
         loss: paired difference of the validation loss, after - before; None where nothing changed.
         reason: why a step was idle.
+        bytes_before, bytes_after: of codes (packed) and masks (entropy); None where the step leaves both their number.
     """
 
     step: str
@@ -50,6 +51,8 @@ class StepRecord:
     layers: tuple[LayerChange, ...] = ()
     loss: PairedDifference | None = None
     reason: str = ""
+    bytes_before: int | None = None
+    bytes_after: int | None = None
 
     def lines(self) -> list[str]:
         """One line on the step, then one per layer."""
@@ -57,6 +60,8 @@ class StepRecord:
         words = f"{self.step}: {self.verdict}, {changed} of {total} {self.counted} changed"
         if self.loss is not None:
             words += f"; validation loss {self.loss} on {self.loss.count} examples"
+        if self.bytes_before is not None:
+            words += f"; codes and masks {self.bytes_before:,} -> {self.bytes_after:,} bytes"
         return [words + (f"; {self.reason}" if self.reason else ""), *(f"  {layer.layer}: {self._words(layer)}" for layer in self.layers)]
 
     def as_plain(self) -> dict[str, Any]:

@@ -212,6 +212,10 @@ class SubnetWeight(nn.Module):
         """Bool, shape of the weight: slots whose value is, or begins with, an inherited integer."""
         return self.present & (~self.mask if self.rule == "replace" else self.mask)
 
+    def inherited_weight(self) -> torch.Tensor:
+        """The inherited integers times their scales, shape of the weight; 0 where nothing is inherited."""
+        return self._inherited().inherited
+
     def idle_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: inherited slots that the parent does not use."""
         return self.present & ~self.preferred

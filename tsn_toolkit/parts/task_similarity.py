@@ -5,9 +5,10 @@ measure gives a number per example, so that two candidates are compared example 
 
 - `knn`: 1 where the majority of the `NEIGHBOURS` nearest other examples has the example's class, else 0; the mean is leave-one-out accuracy (the idea
   of k-nearest-neighbour knowledge transfer, ExSSNeT, ACL Findings 2023). Features are standardised first; of equal votes the smaller class wins.
-- `gaussian`: log density of an example under its class's Gaussian minus that under the Gaussian of all classes, both diagonal, those of classes
-  with one variance, mean over features, in nats. They are fitted on the other half of the examples, so that the mean estimates the average Kullback-Leibler divergence of the classes
-  from the whole and is about 0, or below, where features say nothing. A divergence from the features of EARLIER data would have to keep these.
+- `gaussian`: log density of an example under its class's Gaussian minus that under the Gaussian of all classes, both diagonal, those of classes with
+  one variance, mean over features, in nats. They are fitted on the other half of the examples, so that the mean estimates the average
+  Kullback-Leibler divergence of the classes from the whole and is about 0, or below, where features say nothing. (A divergence from the features of
+  EARLIER data would need a store that keeps some of these.)
 
 A candidate is taken for parent where it beats the trunk, or guessing where the trunk does worse than that, by more than `margin` with confidence: the
 paired mean difference less its standard error times the normal quantile of 1 - `RISK` / (number of candidates), so that many candidates do not make a

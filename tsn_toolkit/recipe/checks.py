@@ -84,6 +84,9 @@ def _check_post_training(section: PostTrainingSection) -> Iterator[Finding]:
         value, chosen = getattr(section, key), getattr(section, chooser)
         if value != getattr(default, key) and chosen != choice:
             yield ("post_training", key), f"is {value}, but only `{chooser}: {choice}` reads it and it is {chosen!r}. Change one or remove the key."
+    if section.prune_tolerance != default.prune_tolerance and section.prune_share == 0:
+        words = f"is {section.prune_tolerance}, but `prune_share` is 0, so nothing is pruned. Set it, for example to 0.1."
+        yield ("post_training", "prune_tolerance"), words
 
 
 def _check_child_overrides(sections: Mapping[str, Any]) -> Iterator[Finding]:

@@ -262,6 +262,10 @@ class PostTrainingSection(Section):
 
     samples: Annotated[int, Field(ge=16)] = 256
     """Training examples that the steps are fitted on."""
+    prune_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of a layer's own slots that gradient-free post-pruning gives up at once, as often as the validation loss allows; 0: none."""
+    prune_tolerance: Annotated[float, Field(ge=0.0)] = 0.01
+    """Largest rise of the validation loss (one standard error above its mean) that post-pruning may cost, as a fraction of 1 + the loss itself."""
     equalize: bool = False
     """Cross-layer equalization, where graph and store allow it."""
     rounding: Literal["nearest", "learned", "gptq"] = "nearest"
@@ -346,8 +350,8 @@ class Recipe(Section):
     reference: ReferenceSection = Field(default_factory=ReferenceSection)
     """The dense network to compare with."""
     parent: Literal["trunk", "previous", "auto"] = "auto"
-    """Whose frozen view a task inherits. `auto`: the one that the strategy finds by similarity, where its options ask for that; else the trunk where it
-    holds trained weights, and the previous task where it does not."""
+    """Whose frozen view a task inherits. `auto`: the one that the strategy finds by similarity, where its options ask for that; else the trunk where
+    it holds trained weights, and the previous task where it does not."""
     targets: Annotated[tuple[str, ...], Loose] = ("cpu_onnxruntime",)
     """Hardware targets to export for."""
     task_inference: TaskInferenceSection = Field(default_factory=TaskInferenceSection)

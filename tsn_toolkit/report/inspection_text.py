@@ -18,7 +18,7 @@ def inspection_text(result: dict[str, Any]) -> str:
     for task in result["tasks"]:
         numbers = f"{task['marginal_bytes']:>10,} {task['density']:>8.4f} {task['own_slots']:>10,} {task['reuse_slots']:>10,}"
         lines.append(f"{task['name']:<24} {task['parent']:<24} {numbers} {_bit_widths(task['layers']):>18}")
-    return "\n".join([*lines, "", *_allocation_text(result["layers"])])
+    return "\n".join([*lines, "", *_allocation_text(result["layers"]), _capacity_text(result["capacity"])])
 
 
 def _bit_widths(layers: dict[str, dict[str, int]]) -> str:
@@ -38,3 +38,14 @@ def _allocation_text(layers: list[dict[str, Any]]) -> list[str]:
         mean, most = taken / layer["slots"], max(layer["allocated"])
         lines.append(f"{layer['name']:<{width}} {layer['slots']:>10,} {layer['word_bits']:>5} {mean:>10.2f} {most:>10}  {owners}")
     return lines
+
+
+def _capacity_text(room: dict[str, Any]) -> str:
+    """How many more tasks fit, in one line."""
+    words = f"{room['free_bits']:,} bits are free"
+    if room["more_tasks"] is None:
+        return f"{words}; no task has taken any yet"
+    return (
+        f"{words}: about {room['more_tasks']} more tasks like the last {len(room['like'])} ({room['bits_per_task']:,.0f} bits each) until "
+        f"{room['fullest']} is full; {room['more_tasks_surely']} fit wherever they put their bits"
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tsn_toolkit.store.allocation import allocation
+from tsn_toolkit.store.capacity import capacity
 from tsn_toolkit.store.entropy_size import entropy_bytes
 from tsn_toolkit.store.folder import MANIFEST, read_bytes
 from tsn_toolkit.store.lineage import OwnerLayer
@@ -41,7 +42,7 @@ def inspect_store(store: Store) -> dict[str, Any]:
         is there where a revision keeps something; a file that belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name,
         parent, marginal_bytes (of its part), density (used slots / all slots), own_slots, reuse_slots, refine_slots, and for each of its `layers`
         these three and bit_width (of own codes); `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits),
-        free_bits; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
+        free_bits; `capacity`: room for more tasks, see `capacity.Capacity`; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
@@ -51,11 +52,15 @@ def inspect_store(store: Store) -> dict[str, Any]:
     known = {part["path"] for part in parts}
     files = sorted(file.relative_to(store.path).as_posix() for file in store.path.rglob("*") if file.is_file() and not file.is_symlink())
     parts += [{**_whole_file(store.path, path), "orphan": True} for path in files if path not in known]
+    tasks, layers = _tasks(store), allocation(store)
+    widths = {task["name"]: {name: layer["bit_width"] for name, layer in task["layers"].items()} for task in tasks}
+    inside = tuple(entry.name for entry in store.entries if entry.isolation != "none")
     return {
         "parts": parts,
         "total_bytes": sum(part["bytes"] for part in parts),
-        "tasks": _tasks(store),
-        "layers": [{"name": name, **asdict(words), "free_bits": words.free_bits} for name, words in allocation(store).items()],
+        "tasks": tasks,
+        "layers": [{"name": name, **asdict(words), "free_bits": words.free_bits} for name, words in layers.items()],
+        "capacity": asdict(capacity(layers, widths, inside)),
         "sharing": sharing(store).record(),
         "entropy_bytes": entropy_bytes(store),
     }

@@ -71,9 +71,9 @@ class Config(BaseModel):
     """Options of `strategy.options`; fractions are of the task's epochs.
 
     Attributes:
-        similarity: with `parent: auto`, how the parent is found among the trunk and all earlier tasks: leave-one-out accuracy of nearest neighbours on
-            the features that their subnetworks make of this task's training data (`knn`), the divergence of its classes there (`gaussian`), or not
-            at all (`none`). The parent's subnetwork is where masks and scores start.
+        similarity: with `parent: auto`, how the parent is found among the trunk and all earlier tasks: leave-one-out accuracy of nearest neighbours
+            on the features that their subnetworks make of this task's training data (`knn`), the divergence of its classes there (`gaussian`), or
+            not at all (`none`). The parent's subnetwork is where masks and scores start.
         similarity_margin: by how much a task has to beat the trunk to become the parent, with confidence (`parts/task_similarity.py`); a fraction of
             the examples (`knn`) or nats per feature (`gaussian`).
         similarity_samples: training examples that are looked at.
@@ -85,7 +85,7 @@ class Config(BaseModel):
         score_rate: learning rate of scores relative to weights.
         score_every: steps from one update of the scores to the next, each at the rate times the square root of that many (gradients of scores are
             mostly noise, whose steps add up like that); fewer where a search is so short that there would be less than `LEAST_UPDATES`. The gradient
-            of scores is worked out in those steps alone.
+            of scores is worked out in those steps alone. More than 2 costs bytes: masks follow the parent less.
         refresh_every: steps between exact refreshes of the score mask.
         reuse_bonus: raises the ranking of the slots that the parent uses, in units of the layer's root mean square score: masks that repeat the
             parent's take fewer bytes, and so do codes that are inherited.
@@ -115,7 +115,7 @@ class Config(BaseModel):
     descent: float = Field(0.8, gt=0, le=1)
     fresh_share: float = Field(0.1, ge=0, le=1)
     score_rate: float = Field(1.0, gt=0)
-    score_every: int = Field(5, ge=1)
+    score_every: int = Field(2, ge=1)
     refresh_every: int = Field(5, ge=1)
     reuse_bonus: float = Field(0.0, ge=0)
     refine_bits: int = Field(0, ge=0, le=8)

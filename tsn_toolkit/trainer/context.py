@@ -45,6 +45,8 @@ class PostTraining:
 
     Attributes:
         samples: training examples that steps are fitted on.
+        prune_share: share of a layer's own slots that post-pruning gives up at once; 0 for no post-pruning.
+        prune_tolerance: largest rise of the validation loss that it may cost, as a fraction of 1 + the loss.
         equalize: cross-layer equalization.
         rounding: how own codes are chosen: the nearest, learned (AdaRound), or with error compensation (GPTQ).
         rounding_steps: of the optimizer of learned rounding, per layer.
@@ -55,6 +57,8 @@ class PostTraining:
     """
 
     samples: int = 256
+    prune_share: float = 0.0
+    prune_tolerance: float = 0.01
     equalize: bool = False
     rounding: Literal["nearest", "learned", "gptq"] = "nearest"
     rounding_steps: int = 300

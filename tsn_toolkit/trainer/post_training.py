@@ -2,6 +2,7 @@
 
 In this order, each on what the earlier ones left:
 
+0. post-pruning (`parts/post_pruning.py`): own slots that do least are given up;
 1. equalization (`parts/equalization.py`): channels between two layers get more even ranges, own codebooks are fitted anew;
 2. rounding (`parts/learned_rounding.py` or `numerics/gptq.py`): own codes are chosen by what the layer puts out;
 3. (integers and the norms' statistics are made: `trainer/finish_task.py`);
@@ -9,8 +10,9 @@ In this order, each on what the earlier ones left:
 5. activation ranges (`quantizers/ranges.py`), last, since they depend on all of it.
 
 Float outputs, which steps 2 and 4 aim at and errors are relative to, are those of the network with own weights as trained and not rounded, inherited
-integers as they are. A step is fitted on training examples and kept unless it raises the validation loss (the mean paired difference is above 0);
-otherwise every tensor is put back. A step that changed nothing says why. The test split is not touched.
+integers as they are. A step is fitted on training examples and kept unless it raises the validation loss (the mean paired difference is above 0; of
+post-pruning, which has a tolerance, that difference plus one standard error is above it); otherwise every tensor is put back. A step that changed
+nothing says why. The test split is not touched.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from tsn_toolkit.parts.bias_correction import correct_biases_
 from tsn_toolkit.parts.equalization import equalize_
 from tsn_toolkit.parts.finish import SmallIntegers, freeze_vectors_
 from tsn_toolkit.parts.learned_rounding import learned_round
+from tsn_toolkit.parts.post_pruning import coded_bytes, post_prune_
 from tsn_toolkit.parts.rounding import Rule, float_copy, round_codes_
 from tsn_toolkit.parts.step_record import LayerChange, StepRecord
 from tsn_toolkit.parts.subnet_weight import plain_copy
 from tsn_toolkit.quantizers.activations import build_integer_model
 from tsn_toolkit.quantizers.ranges import DEFAULT_PERCENTILE, calibrate_ranges
-from tsn_toolkit.trainer.codes_phase import validation_losses
+from tsn_toolkit.trainer.codes_phase import EXAMPLES, validation_losses
 from tsn_toolkit.trainer.context import PostTraining, TaskContext
 from tsn_toolkit.trainer.loop import to_device, training_sample
 from tsn_toolkit.trainer.norms import reestimate_norms_
@@ -69,6 +72,8 @@ class PostTrainer:
     def improve_codes_(self, model: nn.Module) -> None:
         """Equalization and rounding of a wrapped model in evaluation mode, in place; keeps its float network for `improve_vectors_`."""
         settings, plan = self._settings, self._context.plan
+        if settings.prune_share:
+            self._prune_(model)
         if settings.equalize:
             precision = self._context.precision.vectors
             equalize = partial(equalize_, model, self._context.graph, self._batches(), max_code=plan.max_code, precision=precision)
@@ -120,22 +125,38 @@ class PostTrainer:
         if self.records and self._context.keep is not None:
             self._context.keep("post_training", [record.as_plain() for record in self.records])
 
+    def _prune_(self, model: nn.Module) -> None:
+        """Post-pruning: batches are judged on some validation examples as the model stands, the whole on all with norms and vectors as stored."""
+        settings, size_before = self._settings, coded_bytes(model)
+
+        def step() -> tuple[LayerChange, ...]:
+            losses = partial(validation_losses, model, self._context, EXAMPLES)
+            return post_prune_(model, losses, share=settings.prune_share, tolerance=settings.prune_tolerance)
+
+        record = self._judged(model, "post-pruning", "own slots", step, tolerance=settings.prune_tolerance)
+        self._note(replace(record, bytes_before=size_before, bytes_after=coded_bytes(model)))
+
     def _take(self, model: nn.Module, name: str, counted: str, step: Callable[[], tuple[LayerChange, ...]]) -> None:
-        """One step, kept or put back."""
+        """One step, kept or put back, and noted."""
+        self._note(self._judged(model, name, counted, step))
+
+    def _judged(
+        self, model: nn.Module, name: str, counted: str, step: Callable[[], tuple[LayerChange, ...]], *, tolerance: float | None = None
+    ) -> StepRecord:
+        """One step, kept or put back; without a tolerance no rise of the mean loss is accepted."""
         if len(self._context.data.validation) == 0:
-            self._note(StepRecord(name, counted, "idle", reason="there are no validation examples to judge it on"))
-            return
+            return StepRecord(name, counted, "idle", reason="there are no validation examples to judge it on")
         before, state = self._losses(model), _copied(model)
         layers = step()
         after_state = model.state_dict()
         if all(torch.equal(after_state[key], tensor) for key, tensor in state.items()):
             reason = "no layer allows it" if all(layer.reason for layer in layers) else "every number was already what the step would choose"
-            self._note(StepRecord(name, counted, "idle", layers, reason=reason))
-            return
+            return StepRecord(name, counted, "idle", layers, reason=reason)
         loss = paired_difference(self._losses(model), before)
-        if loss.mean > 0:
+        worse = loss.mean > 0 if tolerance is None else loss.upper > tolerance * (1 + float(before.mean()))
+        if worse:
             model.load_state_dict(state)
-        self._note(StepRecord(name, counted, "undone" if loss.mean > 0 else "kept", layers, loss))
+        return StepRecord(name, counted, "undone" if worse else "kept", layers, loss)
 
     def _losses(self, model: nn.Module) -> NDArray[np.float64]:
         """Of all validation examples, with norms and vectors as they will be stored."""
