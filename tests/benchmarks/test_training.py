@@ -29,6 +29,6 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["steps"]
     assert [(row["network"], row["score_every"], row["weights"]) for row in rows] == [
-        (name, every, 3072 * width) for name, width in (("a", 4), ("b", 8)) for every in (1, 5)
+        (name, every, 3072 * width) for name, width in (("a", 4), ("b", 8)) for every in (1, training.DEFAULT.score_every)
     ]
     assert all(len(row["ratios"]) == 2 and row["dense_ms"] > 0 for row in rows)
