@@ -29,6 +29,10 @@ class PlanError(TsnError):
     """A compression plan is malformed, belongs to another model, or would change nothing."""
 
 
+class LearningError(TsnError):
+    """Training did not end in usable weights."""
+
+
 class StoreError(TsnError):
     """A store is damaged, locked by another writer, or asked for something it does not hold."""
 

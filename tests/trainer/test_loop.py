@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tsn_toolkit.contracts import Split, TaskData
+from tsn_toolkit.errors import LearningError
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
 from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, training_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_, restate_norms_
@@ -243,6 +244,16 @@ def test_a_diverged_epoch_is_never_selected():
     )
     assert isnan(history[0]["validation_loss"]) and not isnan(history[1]["validation_loss"])
     assert not model[0].weight.isnan().any()
+
+
+def test_training_that_diverged_says_so():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    phase = Phase("search", 1, 3.0)
+    with pytest.raises(LearningError, match=r"diverged in phase `search`: `0\.weight` .*learning rate 3\)\. Lower `training\.learning_rate`"):
+        fit(
+            model, separable_data(), phase, samples.SETTINGS, parameters=all_parameters(model), generator=generator(),
+            hooks=TrainingHooks(after_step=lambda _: model[0].weight.data.fill_(float("inf"))),
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- evaluation and norms

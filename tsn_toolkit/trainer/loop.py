@@ -15,6 +15,7 @@ from torch.nn import functional
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.data.augment import augment
 from tsn_toolkit.data.normalisation import normalise
+from tsn_toolkit.errors import LearningError
 from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks, Visible
 
 Progress = Callable[[str, int, int], None]
@@ -113,6 +114,9 @@ def fit(
 
     Returns:
         One record per epoch: `loss` (training mean), `validation_loss`, `validation_accuracy`.
+
+    Raises:
+        LearningError: weights at the end are not finite.
     """
     groups = [{"rate": 1.0, **group} for group in parameters]
     optimizer = _optimizer(groups, settings) if hooks.make_optimizer is None else hooks.make_optimizer(groups)
@@ -149,7 +153,17 @@ def fit(
             best = (loss, copy.deepcopy(model.state_dict()))
     if best is not None:
         model.load_state_dict(best[1])
+    _check_finite(model, task, phase)
     return history
+
+
+def _check_finite(model: nn.Module, task: TaskData, phase: Phase) -> None:
+    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        raise LearningError(
+            f"Task `{task.name}` diverged in phase `{phase.name}`: `{broken[0]}` and {len(broken) - 1} other parameters are no finite numbers any more "
+            f"(peak learning rate {phase.learning_rate:g}). Lower `training.learning_rate`, or check the inputs' `data.mean`, `data.std`."
+        )
 
 
 def _hold_norms_(model: nn.Module) -> None:
