@@ -57,7 +57,7 @@ def main(stores: tuple[Path, ...], targets: tuple[str, ...], seconds: float, rou
             print(json.dumps({key: rows[-1][key] for key in ("subject", "target", "accuracy", "times")}), file=sys.stderr)
     command = "python benchmarks/latency.py " + " ".join(argument if "/" not in argument else Path(argument).parent.name for argument in sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
-    load = os.getloadavg()[2] / (os.cpu_count() or 1)  # of the last 15 minutes
+    load = os.getloadavg()[1] / (os.cpu_count() or 1)  # of the last 5 minutes, about as long as this takes
     about = {"command": command, "processor": processor(), "versions": versions(), "load": load, "peak_ratio": peak_ratio()}
     write_json(out / "latency.json", {**about, "rows": rows})
     text = page(rows, **about)
