@@ -161,7 +161,7 @@ def _check_finite(model: nn.Module, task: TaskData, phase: Phase) -> None:
     broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
     if broken:
         raise LearningError(
-            f"Task `{task.name}` diverged in phase `{phase.name}`: `{broken[0]}` and {len(broken) - 1} other parameters are no finite numbers any more "
+            f"Task `{task.name}` diverged in phase `{phase.name}`: `{broken[0]}` and {len(broken) - 1} others are no finite numbers any more "
             f"(peak learning rate {phase.learning_rate:g}). Lower `training.learning_rate`, or check the inputs' `data.mean`, `data.std`."
         )
 
