@@ -171,7 +171,7 @@ def test_vendor_baseline_is_int8(task, tmp_path):
 
 def test_missing_runtime_names_its_install_line(task, ranges, tmp_path, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "executorch" else find(name, *rest))
-    message = "Target `edge_executorch_xnnpack` needs executorch, which is not installed. Install it: pip install executorch"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("executorch", "torchao") else find(name, *rest))
+    message = "Target `edge_executorch_xnnpack` needs executorch, torchao, which is not installed. Install it: pip install executorch"
     with pytest.raises(TargetError, match=message):
         write_package(task, ranges, TARGET, tmp_path / "p", example_input=models.inputs(1))
