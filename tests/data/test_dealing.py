@@ -186,12 +186,12 @@ def test_data_without_a_test_part_says_so(tmp_path: Path, sets: list[dict]) -> N
 
 
 def test_the_test_part_follows_its_own_seed_alone(tmp_path: Path, sets: list[dict]) -> None:
-    def test_of(seed: int, split_seed: int) -> torch.Tensor:
+    def held_out_of(seed: int, split_seed: int) -> torch.Tensor:
         entry = {**sets[2], "test_split": {"fraction": 0.25, "seed": split_seed}}
         return load_task(dataset_recipe(tmp_path, [entry]).model_copy(update={"seed": seed}), 0).test.x
 
-    assert torch.equal(test_of(0, 0), test_of(5, 0))
-    assert not torch.equal(test_of(0, 0), test_of(0, 1))
+    assert torch.equal(held_out_of(0, 0), held_out_of(5, 0))
+    assert not torch.equal(held_out_of(0, 0), held_out_of(0, 1))
 
 
 def test_labels_that_would_run_into_the_next_space_are_refused(tmp_path: Path) -> None:

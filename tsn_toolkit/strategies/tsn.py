@@ -238,13 +238,13 @@ def _wrap_(small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskContext
             module.weight.requires_grad_(False)
             continue
         q, present, scale = gather_frozen(context.inherited[plan.name], slots)
+        if plan.encoding == "planes":  # over the whole frozen view, as the store adds them
+            attach_(module, PlaneWeight(q, scale, max_code=context.plan.max_code))
+            continue
         uses, full = _parent_uses(context, plan.name).flatten()[slots], bool(context.inherited[plan.name].present.all())
         if plan.name in changed:
             _forget_idle_(module.weight, present & ~uses)
             q, present = q * uses, present & uses
-        if plan.encoding == "planes":
-            attach_(module, PlaneWeight(q, scale, max_code=context.plan.max_code))
-            continue
         wrapper = SubnetWeight(
             q,
             present,
