@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say
     Args:
         recipe: with its plan section.
         graph: of the model.
-        targets: whose smallest `max_code` holds.
+        targets: whose smallest `max_code` holds, and whose channel multiple where the recipe names none.
         say: takes one line of progress.
 
     Raises:
@@ -82,7 +83,7 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
     if recipe.trunk.kind != "seed":
         make = partial(plan_over_trunk, **_start_of_a_task(recipe, graph, model, rest))
     made = make(
-        recipe.plan,
+        recipe.plan.model_copy(update={"channel_multiple": _channel_multiple(recipe, targets)}),
         graph,
         model,
         (x, held_out.y),
@@ -122,7 +123,7 @@ def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
         unit_overrides=section.unit_overrides,
         target_macs=section.target_macs,
         min_units=section.min_units,
-        channel_multiple=section.channel_multiple,
+        channel_multiple=_channel_multiple(recipe, targets),
         encoding=section.encoding,
         density=section.density,
         density_by_layer=section.density_by_layer,
@@ -133,6 +134,11 @@ def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
     )
+
+
+def _channel_multiple(recipe: Recipe, targets: list[Target]) -> int:
+    """The recipe's, or what suits the kernels of every target."""
+    return recipe.plan.channel_multiple or lcm(*(target.channel_multiple for target in targets))
 
 
 def _max_code(targets: list[Target]) -> int:
