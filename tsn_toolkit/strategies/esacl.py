@@ -4,8 +4,9 @@ text was not to hand; what follows comes from its abstract and from the publishe
 1. Every step is sharpness-aware in the direction of pruning, so that training settles where pruning does little harm (SDP), and uses the examples
    whose loss rises most in that direction (intelligent data selection, IDS): `parts/sharpness_step.py`.
 2. Earlier tasks are held by a quadratic penalty, as in `ewc`.
-3. At the end of a task all layers but the first and the head are pruned once to `sparsity`, by the saliency of `importance/sdp.py`; norms take their
-   statistics anew, no weight is trained again.
+3. At the end of a task all layers but the first and the head are pruned once to `sparsity`, by the saliency of `importance/sdp.py` for this task plus,
+   for every earlier task, F w^2 of the penalty, each relative to its layer's mean: the new task's examples say nothing of the weights that others need.
+   Norms take their statistics anew, no weight is trained again.
 
 Weights that were pruned may grow again in the next task, at whose end all are judged anew. The ablation: `sdp: false` takes plain steps and prunes by
 magnitude, `ids: false` takes the whole batch. All defaults are ours, not the paper's. Isolation `none`.
@@ -64,7 +65,7 @@ class Config(RevisionOptions):
     candidates: float = Field(0.5, gt=0, le=1)
     examples: float = Field(0.5, gt=0, le=1)
     criterion_batches: int = Field(8, ge=1)
-    strength: float = Field(100.0, ge=0)
+    strength: float = Field(0.1, ge=0)
     decay: float = Field(1.0, ge=0, le=1)
     fisher_examples: int = Field(256, ge=1)
     optimizer: Literal["recipe", "grda"] = "recipe"
@@ -101,7 +102,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
                 make_optimizer=partial(GRDA, c=config.grda_c, mu=config.grda_mu) if config.optimizer == "grda" else None,
             ),
         )
-        masks = _prune_(network, context, config)
+        masks = _prune_(network, context, config, anchor)
         return finish_revision(network, context, config, strategy="esacl", remember=anchor.remember, masks=masks)
 
 
@@ -121,7 +122,7 @@ def _prunable(model: nn.Module, context: TaskContext) -> dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def _prune_(network: SharedNetwork, context: TaskContext, config: Config) -> dict[str, torch.Tensor]:
+def _prune_(network: SharedNetwork, context: TaskContext, config: Config, anchor: WeightAnchor) -> dict[str, torch.Tensor]:
     """Puts the weights with the least saliency of every layer at 0 and averages the norms' statistics anew, in place; the masks that are left."""
     model, data, head = network.model.cpu().eval(), network.data, network.head
     if not config.sparsity:
@@ -137,7 +138,11 @@ def _prune_(network: SharedNetwork, context: TaskContext, config: Config) -> dic
     scores = criterion.weight_scores(model, context.graph, batches, loss)
     masks = {}
     for name, weight in _prunable(model, context).items():
-        masks[name] = top_mask(torch.from_numpy(scores[name]), keep_count(1 - config.sparsity, weight.numel()))
+        saliency = torch.from_numpy(scores[name])
+        if config.sdp and context.revision is not None:
+            earlier = anchor.losses_without(f"{name}.weight")
+            saliency = saliency / saliency.mean() + len(context.revision.rows) * earlier / earlier.mean()
+        masks[name] = top_mask(saliency, keep_count(1 - config.sparsity, weight.numel()))
         weight.mul_(masks[name])
     reestimate_norms_(model, calibration_inputs(context, config.calibration_batches))
     return masks

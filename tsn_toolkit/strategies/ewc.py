@@ -1,7 +1,7 @@
 """`ewc`: elastic weight consolidation (Kirkpatrick et al., PNAS 2017), one running importance for all tasks (online, Schwarz et al., ICML 2018).
 
     loss = CE(f_w(x), y) + strength / 2 * sum_i F_i (w_i - w*_i)^2
-    F <- decay * F + F_t,   F_t the diagonal Fisher information of the finished task
+    F <- decay * F + F_t,   F_t the diagonal Fisher information of the finished task, divided by its mean
 
 w* are the weights of the newest revision, in its stored integers; F lies in the memory of a revision, and its bytes count. Deviations: the
 parameters of norms are not held, and strength * F is limited so that steps do not overshoot (`trainer/weight_anchor.py`). Isolation `none`.
@@ -27,13 +27,13 @@ class Config(RevisionOptions):
     """Options of `strategy.options`.
 
     Attributes:
-        strength: factor of the penalty.
+        strength: factor of the penalty; importance is 1 for the mean weight of every task.
         decay: what remains of the older tasks' importance after a task, 0..1.
         fisher_examples: training examples from which the importance of a task is estimated.
         setting, bit_width, calibration_batches, min_gain: as in `finetune`.
     """
 
-    strength: float = Field(100.0, ge=0)
+    strength: float = Field(0.1, ge=0)
     decay: float = Field(1.0, ge=0, le=1)
     fisher_examples: int = Field(256, ge=1)
 

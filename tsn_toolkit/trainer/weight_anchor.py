@@ -2,6 +2,9 @@
 
     penalty = strength / 2 * sum_i F_i (w_i - w*_i)^2,   F <- decay * F + F_t   (`parts/fisher_penalty.py`)
 
+F_t is divided by its mean over all held weights (Schwarz et al., ICML 2018, normalise it too): a task that is learned well, or settles in a flat place,
+has small gradients and would else be held the less.
+
 w* are the weights of the newest revision, in its stored integers; F is float32 in the memory of a revision, and its bytes count. Only weights of
 layers, their biases and the head are held. A stored norm has its statistics folded in and is stated anew with the next task's statistics, so that its
 parameters do not compare between tasks.
@@ -31,7 +34,7 @@ class WeightAnchor:
         Args:
             network: at the beginning of the task.
             context: the task.
-            strength: factor of the penalty.
+            strength: factor of the penalty, per mean importance.
             decay: what remains of the older tasks' importance after the task, 0..1.
             examples: training examples from which the importance of the task is estimated.
         """
@@ -52,6 +55,10 @@ class WeightAnchor:
         """The penalty now (scalar); only where there are earlier tasks."""
         return self._strength * quadratic_penalty(self._parameters, self._anchors, self._fisher)
 
+    def losses_without(self, name: str) -> torch.Tensor:
+        """What earlier tasks lose, to second order and up to one factor, if a weight of the parameter becomes 0: F w^2, w as it is now, on the CPU."""
+        return (self._fisher[name] * self._parameters[name].detach().square()).cpu()
+
     def remember(self, model: nn.Module) -> Memory:
         """The running importance after the task, by parameter name.
 
@@ -65,9 +72,17 @@ class WeightAnchor:
             logits = visible(model(x), data.train.y[::stride][: len(x)])
         names = held_parameters(model)
         fresh = diagonal_fisher(model, names, x, drawn_labels(logits, self._context.generator()), visible)
+        _divide_by_mean_(fresh)
         for name, values in self._network.memory.items():
             fresh[name][: len(values)] += self._decay * torch.from_numpy(values)
         return {name: values.numpy() for name, values in fresh.items()}
+
+
+def _divide_by_mean_(fisher: dict[str, torch.Tensor]) -> None:
+    """In place, over all tensors together; one that is 0 everywhere stays."""
+    mean = sum(float(values.sum()) for values in fisher.values()) / sum(values.numel() for values in fisher.values())
+    for values in fisher.values():
+        values /= mean or 1.0
 
 
 def held_parameters(model: nn.Module) -> list[str]:
