@@ -366,7 +366,9 @@ def strategies_show(name: str) -> None:
     click.echo(f"\nisolation: {module.ISOLATION}\nsettings: {', '.join(module.SETTINGS)}\n\noptions:")
     for key, field in module.Config.model_fields.items():
         click.echo(f"  {key}: {field.default}")
-    click.echo("\n" + source.cleandoc(module.Config.__doc__ or ""))
+    for owner in module.Config.__mro__:
+        if owner.__module__.startswith("tsn_toolkit."):
+            click.echo("\n" + source.cleandoc(owner.__doc__ or ""))
 
 
 @main.command()

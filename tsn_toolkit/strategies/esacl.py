@@ -31,16 +31,16 @@ from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
 from tsn_toolkit.trainer.loop import plain_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_
-from tsn_toolkit.trainer.revision import SETTINGS, RevisionOptions, SharedNetwork, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.revision import SETTINGS, SharedNetwork, finish_revision, start_revision, train_shared_
 from tsn_toolkit.trainer.training_hooks import TrainingHooks
-from tsn_toolkit.trainer.weight_anchor import WeightAnchor
+from tsn_toolkit.trainer.weight_anchor import PenaltyOptions, WeightAnchor
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
 
 ISOLATION = "none"
 
 
-class Config(RevisionOptions):
+class Config(PenaltyOptions):
     """Options of `strategy.options`.
 
     Attributes:
@@ -51,10 +51,8 @@ class Config(RevisionOptions):
         candidates: fraction of the weights that count as pruned first.
         examples: fraction of a batch that `ids` keeps.
         criterion_batches: training batches that the saliency sees.
-        strength, decay, fisher_examples: of the penalty, as in `ewc`.
         optimizer: `recipe`, or `grda`, which prunes while it trains (no momentum and no weight decay).
         grda_c, grda_mu: strength and growth of its pruning.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
     """
 
     sdp: bool = True
@@ -64,9 +62,6 @@ class Config(RevisionOptions):
     candidates: float = Field(0.5, gt=0, le=1)
     examples: float = Field(0.5, gt=0, le=1)
     criterion_batches: int = Field(8, ge=1)
-    strength: float = Field(100.0, ge=0)
-    decay: float = Field(1.0, ge=0, le=1)
-    fisher_examples: int = Field(256, ge=1)
     optimizer: Literal["recipe", "grda"] = "recipe"
     grda_c: float = Field(0.005, ge=0)
     grda_mu: float = Field(0.51, gt=0.5, lt=1)
@@ -80,7 +75,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     """
     with seeded(context.seed):
         network = start_revision(context, config)
-        anchor = WeightAnchor(network, context, strength=config.strength, decay=config.decay, examples=config.fisher_examples)
+        anchor = WeightAnchor(network, context, config)
         gradients = partial(
             sharpness_gradients,
             losses=partial(_losses, network, context),

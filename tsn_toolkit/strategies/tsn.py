@@ -32,7 +32,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
@@ -54,6 +54,7 @@ from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import Phase, fit, plain_batches, steps_per_epoch, training_sample
+from tsn_toolkit.trainer.strategy_options import StrategyOptions
 from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
 
 ISOLATION = "exact"
@@ -67,7 +68,7 @@ NARROWED_RATE = 0.5
 """Peak learning rate of that stretch, relative to the task's."""
 
 
-class Config(BaseModel):
+class Config(StrategyOptions):
     """Options of `strategy.options`; fractions are of the task's epochs.
 
     Attributes:
@@ -100,11 +101,7 @@ class Config(BaseModel):
         distillation: weight of the feature loss towards the parent's whole network (trained trunk only); 0 switches it off.
         label_weight: weight of the labels beside the distillation (trained trunk only); near 0 where the trunk has fitted the training data already.
         centroid_epochs: epochs, of the task's, in which codebook entries move with all codes fixed; kept if validation does not become worse.
-        calibration_batches: training batches for norms and activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     similarity: Literal["none", "knn", "gaussian"] = "none"
     similarity_margin: float = Field(0.0, ge=0)
@@ -128,8 +125,6 @@ class Config(BaseModel):
     distillation: float = Field(1.0, ge=0)
     label_weight: float = Field(1.0, ge=0)
     centroid_epochs: int = Field(0, ge=0)
-    calibration_batches: int = Field(16, ge=1)
-    min_gain: float = Field(1e-3, gt=0)
 
 
 def parent_rule(config: Config) -> ParentRule | None:
@@ -153,8 +148,8 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     with seeded(context.seed):
         generator = context.generator()
         fresh = not context.trained_trunk
-        warmup = max(1, round(config.warmup * context.epochs)) if fresh and context.plan.groups else 0
-        search = max(1, round(config.search * context.epochs))
+        warmup = context.epochs_of(config.warmup) if fresh and context.plan.groups else 0
+        search = context.epochs_of(config.search)
         codes = max(1, context.epochs - warmup - search - config.centroid_epochs)
         model = starting_model(context, fresh_share=config.fresh_share)
         if warmup:
