@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from tsn_toolkit.contracts import Split, TaskResult
+from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.importance import magnitude, sdp
 from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.parts.grda import GRDA
@@ -29,7 +29,7 @@ from tsn_toolkit.parts.sharpness_step import sharpness_gradients
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
-from tsn_toolkit.trainer.loop import plain_batches
+from tsn_toolkit.trainer.loop import spread_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_
 from tsn_toolkit.trainer.revision import SETTINGS, SharedNetwork, finish_revision, start_revision, train_shared_
 from tsn_toolkit.trainer.training_hooks import TrainingHooks
@@ -118,12 +118,10 @@ def _prunable(model: nn.Module, context: TaskContext) -> dict[str, torch.Tensor]
 @torch.no_grad()
 def _prune_(network: SharedNetwork, context: TaskContext, config: Config) -> dict[str, torch.Tensor]:
     """Puts the weights with the least saliency of every layer at 0 and averages the norms' statistics anew, in place; the masks that are left."""
-    model, data, head = network.model.cpu().eval(), network.data, network.head
+    model, head = network.model.cpu().eval(), network.head
     if not config.sparsity:
         return {}
-    stride = max(1, len(data.train) // (context.settings.batch_size * config.criterion_batches))
-    sample = Split(data.train.x[::stride], data.train.y[::stride])
-    batches = list(plain_batches(sample, data, context.settings.batch_size, torch.device("cpu")))[: config.criterion_batches]
+    batches = spread_batches(network.data, context.settings.batch_size, config.criterion_batches, torch.device("cpu"))
 
     def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(head.visible(logits, y), y)
