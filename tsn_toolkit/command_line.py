@@ -175,7 +175,8 @@ def analyze(
 def inspect(store: Path, as_json: bool) -> None:
     """Show what STORE, a folder or a packed file, holds, byte by byte."""
     from tsn_toolkit.store.inspect import inspect_store
-    from tsn_toolkit.store.joint_image import JointImage, is_packed_file
+    from tsn_toolkit.store.joint_image import JointImage
+    from tsn_toolkit.store.packing import is_packed_file
     from tsn_toolkit.store.store import Store
 
     if is_packed_file(store):
