@@ -1,4 +1,4 @@
-"""What each importance criterion is worth without retraining: python benchmarks/one_shot.py [--quick] [--seed N] [--threads N] [--out FOLDER].
+"""What each importance criterion is worth without retraining: python benchmarks/one_shot.py [--quick] [--seeds 0,1,2] [--threads N] [--out FOLDER].
 
 The trained CIFAR-100 ResNet-20 of `recipes/cifar100_resnet20.yaml` (set TSN_DATA) loses weights, or units, in one step; batch norms are then averaged
 anew and nothing is trained. All masks are made before the test images are looked at. Writes one_shot.md and one_shot.json.
@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import click
 import numpy as np
 import torch
 from harness.provenance import processor, source_digest
+from harness.statistics import mean, spread
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
@@ -42,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 RECIPE = "cifar100_resnet20"
 CRITERIA = "tsn_toolkit.importance"
 LEFT_OUT = {"relevance": "without other tasks it ranks units like taylor and weights like fisher"}
-SHARES = {"weights": (0.3, 0.5, 0.7, 0.9), "units": (0.2, 0.4, 0.6)}
+SHARES = {"weights": (0.3, 0.5, 0.75, 0.9, 0.95), "units": (0.2, 0.4, 0.6)}
 """Removed shares of all weights and of all units."""
 SCOPES = ("global", "layer")
 OWN_SCOPES = {"wanda": ("row",)}
@@ -78,30 +80,42 @@ class Setting:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="Two criteria, one share each, 128 training and 256 test images: under a minute.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Draws the calibration images and the random scores.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Separated by commas; each draws calibration images and random scores.")
+@click.option("--criteria", default="*", show_default=True, help="Names of criteria, separated by commas; may hold * and ?.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--test-images", type=click.IntRange(100), default=TEST, show_default=True, help="The first of each class in turn; 10000 are all.")
 @click.option("--normalisation", type=click.Choice(["none", "mean", "l2"]), default="none", show_default=True, help="Of scores between layers.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the results; default: beside this file.")
-def main(quick: bool, seed: int, threads: int, test_images: int, normalisation: str, out: Path) -> None:
+def main(quick: bool, seeds: str, criteria: str, threads: int, test_images: int, normalisation: str, out: Path) -> None:
     """Measure one-shot pruning without retraining."""
     torch.set_num_threads(threads)
     calibration, test_images = (128, 256) if quick else (CALIBRATION, test_images)
-    criteria = ("magnitude", "wanda") if quick else tuple(name for name in registry.names(CRITERIA) if name not in LEFT_OUT)
-    shares = {"weights": (0.5,), "units": (0.4,)} if quick else SHARES
-    started = time.monotonic()
-    try:
-        subject = load_subject(seed, calibration, test_images)
-    except TsnError as error:
-        raise click.ClickException(str(error)) from error
-    flags = ("--quick " if quick else "") + f"--seed {seed} --threads {threads} --test-images {test_images} --normalisation {normalisation}"
-    result = {"command": f"python benchmarks/one_shot.py {flags}", "seed": seed, "normalisation": normalisation, "left_out": LEFT_OUT}
-    result |= measure(subject, criteria, shares, normalisation=normalisation, seed=seed)
+    patterns, shares = ("magnitude,wanda", {"weights": (0.5,), "units": (0.4,)}) if quick else (criteria, SHARES)
+    chosen = [name for name in registry.names(CRITERIA) if name not in LEFT_OUT and any(fnmatchcase(name, p) for p in patterns.split(","))]
+    if not chosen:
+        raise click.BadParameter(f"{criteria!r} matches no criterion; there are {', '.join(registry.names(CRITERIA))}.", param_hint="--criteria")
+    started, runs = time.monotonic(), []
+    for seed in _numbers(seeds):
+        try:
+            subject = load_subject(seed, calibration, test_images)
+        except TsnError as error:
+            raise click.ClickException(str(error)) from error
+        runs.append({"seed": seed, **measure(subject, chosen, shares, normalisation=normalisation, seed=seed)})
+    flags = ("--quick " if quick else "") + f"--seeds {seeds} --criteria '{criteria}' --threads {threads} --test-images {test_images}"
+    result = {"command": f"python benchmarks/one_shot.py {flags} --normalisation {normalisation}"}
+    result |= {"normalisation": normalisation, "left_out": LEFT_OUT, "runs": runs}
     result |= {"wall_s": round(time.monotonic() - started, 1), "versions": versions(), "processor": processor(), "source_sha256": source_digest()}
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "one_shot.json", json.dumps(result, indent=1) + "\n")
     write_text(out / "one_shot.md", render(result))
     click.echo(f"written to {out / 'one_shot.md'} after {result['wall_s']} s")
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError as problem:
+        raise click.BadParameter(f"got {seeds!r}; give whole numbers separated by commas, for example 0,1,2.", param_hint="--seeds") from problem
 
 
 def load_subject(seed: int, calibration: int, test_images: int) -> Subject:
@@ -227,42 +241,48 @@ def _batches(examples: tuple[torch.Tensor, torch.Tensor], size: int) -> Batches:
 
 def render(result: Mapping[str, Any]) -> str:
     """The page: no number in it is typed by hand."""
-    dense, images = result["dense"], result["test_images"]
-    spread = 100 * (dense["as_trained"] * (1 - dense["as_trained"]) / images) ** 0.5
+    runs = result["runs"]
+    first, images = runs[0], runs[0]["test_images"]
+    dense, averaged = first["dense"]["as_trained"], spread([run["dense"]["norms_averaged"] for run in runs]).times(100).text(1)
+    standard_error = 100 * (dense * (1 - dense) / images) ** 0.5
     lines = [
         "# One-shot pruning without retraining",
         "",
-        f"`{result['command']}` ({result['wall_s']} s), recipe `{RECIPE}`, seed {result['seed']}, {result['processor']}; "
+        f"`{result['command']}` ({result['wall_s']} s), recipe `{RECIPE}`, seeds {', '.join(str(run['seed']) for run in runs)}, "
+        f"{result['processor']}; "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
         "",
-        f"Accuracy in percent on {images} test images, looked at after all masks were made; standard error of one number near the dense one: "
-        f"{spread:.1f} points. Dense: {100 * dense['as_trained']:.1f} as trained, {100 * dense['norms_averaged']:.1f} with norms averaged anew.",
+        f"Accuracy in percent on {images} test images, looked at after all masks were made; mean and sample deviation over seeds, which draw the "
+        f"calibration images. The test images are the same for all; standard error of one number near the dense one: {standard_error:.1f} points. "
+        f"Dense: {100 * dense:.1f} as trained, {averaged} with norms averaged anew.",
         "",
-        f"Every criterion scores on the same {result['calibration_images']} training images, and after pruning the batch norms of every model are "
+        f"Every criterion scores on the same {first['calibration_images']} training images, and after pruning the batch norms of every model are "
         f"averaged anew on these. Nothing else is fitted. Normalisation of scores between layers: `{result['normalisation']}`. Removed are shares of "
-        f"all {result['weights']:,} weights, the head's included, or of all {result['units']:,} units that can go; ranked over all layers "
+        f"all {first['weights']:,} weights, the head's included, or of all {first['units']:,} units that can go; ranked over all layers "
         "(`global`), within each (`layer`), or within each output's weights (`row`).",
         "",
         *(f"Left out: `{name}`, {why}." for name, why in result["left_out"].items()),
     ]
-    for target in dict.fromkeys(row["target"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["target"] == target]
+    for target in dict.fromkeys(row["target"] for row in first["rows"]):
+        rows = [row for run in runs for row in run["rows"] if row["target"] == target]
         lines += ["", f"## {target.capitalize()}", "", *_table(rows, "accuracy")]
         if target == "units":
             lines += ["", "Multiply-accumulates that stay, percent:", "", *_table(rows, "macs_kept")]
-        seconds = ", ".join(f"{name} {value}" for name, value in result["scoring_s"][target].items())
-        lines += ["", f"Scoring, seconds: {seconds}."]
+        seconds = {name: mean([run["scoring_s"][target][name] for run in runs]) for name in first["scoring_s"][target]}
+        lines += ["", f"Scoring, seconds: {', '.join(f'{name} {value:.2f}' for name, value in seconds.items())}."]
     return "\n".join(lines) + "\n"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """One line per criterion and scope, one column per share, percent."""
+    """One line per criterion and scope, one column per share, percent over seeds."""
     shares = sorted({row["removed"] for row in rows})
-    cells = {(row["criterion"], row["scope"], row["removed"]): f"{100 * row[key]:.1f}" for row in rows}
+    cells: dict[tuple[str, str, float], list[float]] = {}
+    for row in rows:
+        cells.setdefault((row["criterion"], row["scope"], row["removed"]), []).append(row[key])
     lines = ["| criterion | ranking | " + " | ".join(f"{share:.0%} removed" for share in shares) + " |", "|-|-|" + "-|" * len(shares)]
     for criterion, scope in dict.fromkeys((row["criterion"], row["scope"]) for row in rows):
-        lines.append(f"| {criterion} | {scope} | " + " | ".join(cells[criterion, scope, share] for share in shares) + " |")
+        lines.append(f"| {criterion} | {scope} | " + " | ".join(spread(cells[criterion, scope, share]).times(100).text(1) for share in shares) + " |")
     return lines
 
 

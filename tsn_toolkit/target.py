@@ -139,7 +139,7 @@ class Target(_Frozen):
         install: shell line that installs what export and run need.
         opset, ir_version: largest ONNX opset and IR version the runtime reads; None for other formats.
         operations: operation -> operand widths of its integer kernel; what is not named runs in float, so a float runtime names none.
-        channel_multiple: kept channels are rounded up to a multiple of this.
+        channel_multiple: kept channels are rounded up to a multiple of this, unless the recipe says otherwise: kernels are slow beside it.
         max_code: largest |q| of a weight.
         sparsity_patterns: mask patterns that have kernels.
         rates: peak rates, None where nobody has measured them.

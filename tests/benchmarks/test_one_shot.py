@@ -74,13 +74,25 @@ def test_all_masks_are_made_before_a_pruned_model_is_measured(subject, monkeypat
     assert events == ["timed_scores"] * 4 + ["row_of"] * 8
 
 
-def test_the_page_holds_the_measured_numbers(result):
-    about = {"command": "a command", "seed": 3, "wall_s": 1.5, "versions": {"torch": "2.0"}, "processor": "p"}
-    page = one_shot.render({**result, **about, "normalisation": "none", "left_out": {}})
+def test_the_page_holds_mean_and_deviation_of_the_measured_numbers(result):
+    def moved(row):
+        return row | {"accuracy": row["accuracy"] + 0.02}
+
+    about = {"command": "a command", "wall_s": 1.5, "versions": {"torch": "2.0"}, "processor": "p", "normalisation": "none", "left_out": {}}
+    runs = [{"seed": 3, **result}, {"seed": 5, **result, "rows": [moved(row) for row in result["rows"]]}]
+    page = one_shot.render({**about, "runs": runs})
     row = next(row for row in result["rows"] if (row["target"], row["criterion"], row["scope"], row["removed"]) == ("weights", "wanda", "row", 0.9))
     line = next(line for line in page.splitlines() if line.startswith("| wanda | row |"))
-    assert line.split("|")[4].strip() == f"{100 * row['accuracy']:.1f}"
-    assert "`a command`" in page and "seed 3" in page and "torch 2.0" in page and "40 training images" in page
+    assert line.split("|")[4].strip() == f"{100 * row['accuracy'] + 1:.1f} ± {2 / 2**0.5:.1f}"
+    assert "`a command`" in page and "seeds 3, 5" in page and "torch 2.0" in page and "40 training images" in page
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"), [("--seeds=0,x", "whole numbers separated by commas"), ("--criteria=nothing", "matches no criterion; there are")]
+)
+def test_wrong_options_are_one_message(option, rule):
+    done = CliRunner().invoke(one_shot.main, [option])
+    assert done.exit_code == 2 and rule in done.output
 
 
 def test_missing_data_is_one_message(monkeypatch, tmp_path):
@@ -94,11 +106,12 @@ def test_missing_data_is_one_message(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_the_quick_run_on_the_checkpoint(tsn_data, tmp_path):
     threads = torch.get_num_threads()
-    done = CliRunner().invoke(one_shot.main, ["--quick", "--threads", "1", "--out", str(tmp_path)], catch_exceptions=False)
+    done = CliRunner().invoke(one_shot.main, ["--quick", "--seeds", "0", "--threads", "1", "--out", str(tmp_path)], catch_exceptions=False)
     torch.set_num_threads(threads)
     assert done.exit_code == 0
     result = json.loads((tmp_path / "one_shot.json").read_text())
-    assert result["dense"]["as_trained"] > 0.6 and result["test_images"] == 256
-    assert len(result["rows"]) == 2 * 2 + 1 + 2 * 2
-    assert max(row["accuracy"] for row in result["rows"] if row["target"] == "weights") > 0.3
+    (run,) = result["runs"]
+    assert run["dense"]["as_trained"] > 0.6 and run["test_images"] == 256
+    assert len(run["rows"]) == 2 * 2 + 1 + 2 * 2
+    assert max(row["accuracy"] for row in run["rows"] if row["target"] == "weights") > 0.3
     assert (tmp_path / "one_shot.md").read_text().startswith("# One-shot pruning")

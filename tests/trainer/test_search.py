@@ -22,9 +22,9 @@ def model(context):
     return select_layers(starting_model(context), context, bit_width=8).model
 
 
-@pytest.mark.parametrize(("every", "epochs", "expected"), [(4, 16, 4), (4, 8, 2), (3, 3, 1)])
+@pytest.mark.parametrize(("every", "epochs", "expected"), [(4, 80, 4), (4, 40, 2), (3, 3, 1)])
 def test_scores_learn_in_every_so_many_steps_at_a_rate_to_match(context, model, monkeypatch, every, epochs, expected):
-    """Five steps per epoch: 80 and 40 steps leave room for 20 updates at every fourth and second step, 15 for none but all."""
+    """Five steps per epoch: 400 and 200 steps leave room for 100 updates at every fourth and second step, 15 for none but all."""
     seen, due = {}, []
 
     def watch(model, context, phase, generator, *, min_gain, score_rate, hooks):

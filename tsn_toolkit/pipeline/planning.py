@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say
     Args:
         recipe: with its plan section.
         graph: of the model.
-        targets: whose smallest `max_code` holds.
+        targets: whose smallest `max_code` holds, and whose channel multiple where the recipe names none.
         say: takes one line of progress.
 
     Raises:
@@ -79,7 +80,7 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
     x = normalise(held_out.x, section.mean, section.std)
     latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
     subject = PlanSubject(
-        section=recipe.plan,
+        section=recipe.plan.model_copy(update={"channel_multiple": _channel_multiple(recipe, targets)}),
         graph=graph,
         model=model,
         validation=(x, held_out.y),
@@ -119,7 +120,7 @@ def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
         unit_overrides=section.unit_overrides,
         target_macs=section.target_macs,
         min_units=section.min_units,
-        channel_multiple=section.channel_multiple,
+        channel_multiple=_channel_multiple(recipe, targets),
         encoding=section.encoding,
         density=section.density,
         density_by_layer=section.density_by_layer,
@@ -130,6 +131,11 @@ def plan_settings(recipe: Recipe, targets: list[Target]) -> PlanSettings:
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
     )
+
+
+def _channel_multiple(recipe: Recipe, targets: list[Target]) -> int:
+    """The recipe's, or what suits the kernels of every target."""
+    return recipe.plan.channel_multiple or lcm(*(target.channel_multiple for target in targets))
 
 
 def _max_code(targets: list[Target]) -> int:

@@ -220,8 +220,8 @@ class PlanSection(Section):
     """Bits per code of a task's head."""
     granularity: Granularity = "element"
     """Of the masks inside the kept units: `element`, `block(k)` (k consecutive input weights), `n:m` (n of every m of them) or `unit` (none)."""
-    channel_multiple: Count = 1
-    """Kept units of a group are rounded up to a multiple of this."""
+    channel_multiple: Count | None = None
+    """Kept units of a group are rounded up to a multiple of this; left out, to the multiple with which the kernels of the `targets` work best."""
     min_units: Count = 1
     """Units that every group keeps at least."""
     unit_overrides: dict[str, Fraction] = Field(default_factory=dict)
