@@ -32,7 +32,8 @@ from tsn_toolkit.files import read_json, write_json, write_text
 from tsn_toolkit.models.alexnet_cifar import alexnet_cifar
 from tsn_toolkit.models.mlp import mlp
 from tsn_toolkit.parts.own_slots import refresh_masks_, start_scores_, update_scores_every_
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.pipeline.founding import found_store, strategy_config
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.learning import learn_and_commit

@@ -15,7 +15,8 @@ from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
+from tsn_toolkit.parts.subnet_weight import SubnetWeight
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.context import Precision, starting_model
 from tsn_toolkit.trainer.finish_task import finish_task

@@ -12,7 +12,8 @@ from torch import nn
 
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.errors import LearningError
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, spread_batches, training_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_, restate_norms_
 from tsn_toolkit.trainer.training_hooks import TrainingHooks

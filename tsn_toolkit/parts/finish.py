@@ -13,8 +13,9 @@ from tsn_toolkit.contracts import HeadState, LayerCodes, LayerPlanes, ModelGraph
 from tsn_toolkit.filling import write_norm_, write_weight_
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import layer_integers, scatter_head, scatter_layer, scatter_vector
-from tsn_toolkit.parts.subnet_weight import detach_, wrapped
+from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.parts.trunk import code_head, collect_biases, collect_norms
+from tsn_toolkit.parts.wrapping import detach_
 from tsn_toolkit.vocabulary import MAX_CODE, VectorPrecision
 
 

@@ -12,7 +12,8 @@ from tsn_toolkit.contracts import ShrunkModel
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.slots import gather_frozen
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.context import TaskContext
 
 

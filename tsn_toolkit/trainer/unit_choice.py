@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from tsn_toolkit import registry
-from tsn_toolkit.parts.subnet_weight import detach_
+from tsn_toolkit.parts.wrapping import detach_
 from tsn_toolkit.plan.choose import choose_units
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.fit_selected import fit_selected_

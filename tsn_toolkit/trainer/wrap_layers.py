@@ -10,7 +10,8 @@ from torch import nn
 from tsn_toolkit.contracts import LayerPlan, ShrunkModel
 from tsn_toolkit.parts.plane_weight import PlaneWeight
 from tsn_toolkit.parts.slots import gather_frozen
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
+from tsn_toolkit.parts.subnet_weight import SubnetWeight
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.context import TaskContext
 
 
