@@ -2,7 +2,7 @@
 
 Both train the same network through the same loop (`trainer/loop.py::fit`) with the same optimizer, random images of 3x32x32, batch 256, one thread,
 taking turns in one process. The `tsn` network is that of a child: half of its slots are inherited, a third of these in use by the parent, density
-.1, scores and masks as `strategies/tsn.py` learns and refreshes them by default. A step is forward, backward, optimizer and, when due, the refresh
+.1, scores and masks as `trainer/search.py` learns and refreshes them by default. A step is forward, backward, optimizer and, when due, the refresh
 of the masks; making the batch is not counted. Numbers are processor time, which other work on a machine disturbs less than the clock.
 
 Then, what the default schedule of scores and masks costs in accuracy: `recipes/permuted_digits.yaml` with exact scores and masks at every step and
