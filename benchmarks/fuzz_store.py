@@ -34,7 +34,7 @@ from store_fuzz import KINDS, Case, Findings, Subject, examine, image_subject, s
 from store_kills import kill_rounds  # noqa: E402
 
 from tsn_toolkit.pipeline.summary import versions  # noqa: E402
-from tsn_toolkit.store.joint_image import pack_store  # noqa: E402
+from tsn_toolkit.store.packing import pack_store  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "fuzz_store.json"
 MEMORY = Path("/dev/shm")

@@ -102,7 +102,7 @@ def main(quick: bool, seeds: str, criteria: str, threads: int, test_images: int,
             raise click.ClickException(str(error)) from error
         runs.append({"seed": seed, **measure(subject, chosen, shares, normalisation=normalisation, seed=seed)})
     flags = ("--quick " if quick else "") + f"--seeds {seeds} --criteria '{criteria}' --threads {threads} --test-images {test_images}"
-    result = {"command": f"python benchmarks/one_shot.py {flags} --normalisation {normalisation}"}
+    result: dict[str, Any] = {"command": f"python benchmarks/one_shot.py {flags} --normalisation {normalisation}"}
     result |= {"normalisation": normalisation, "left_out": LEFT_OUT, "runs": runs}
     result |= {"wall_s": round(time.monotonic() - started, 1), "versions": versions(), "processor": processor(), "source_sha256": source_digest()}
     out.mkdir(parents=True, exist_ok=True)

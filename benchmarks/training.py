@@ -2,7 +2,7 @@
 
 Both train the same network through the same loop (`trainer/loop.py::fit`) with the same optimizer, random images of 3x32x32, batch 256, one thread,
 taking turns in one process. The `tsn` network is that of a child: half of its slots are inherited, a third of these in use by the parent, density
-.1, scores and masks as `strategies/tsn.py` learns and refreshes them by default. A step is forward, backward, optimizer and, when due, the refresh
+.1, scores and masks as `trainer/search.py` learns and refreshes them by default. A step is forward, backward, optimizer and, when due, the refresh
 of the masks; making the batch is not counted. Numbers are processor time, which other work on a machine disturbs less than the clock.
 
 Then, what the default schedule of scores and masks costs in accuracy: `recipes/permuted_digits.yaml` with exact scores and masks at every step and
@@ -32,7 +32,8 @@ from tsn_toolkit.files import read_json, write_json, write_text
 from tsn_toolkit.models.alexnet_cifar import alexnet_cifar
 from tsn_toolkit.models.mlp import mlp
 from tsn_toolkit.parts.own_slots import refresh_masks_, start_scores_, update_scores_every_
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.pipeline.founding import found_store, strategy_config
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.learning import learn_and_commit

@@ -237,7 +237,12 @@ def test_bench_beside_the_dense_network_of_a_store(tsn: Run, package: Path, tiny
 
 @pytest.mark.parametrize(
     ("kind", "name", "part"),
-    [("recipes", "digits", "schema: 1"), ("targets", "cpu_onnxruntime", "max_code"), ("strategies", "tsn", "isolation: exact")],
+    [
+        ("recipes", "digits", "schema: 1"),
+        ("targets", "cpu_onnxruntime", "max_code"),
+        ("strategies", "tsn", "isolation: exact"),
+        ("strategies", "supsup", "    min_gain: smallest gain"),
+    ],
 )
 def test_lists_and_their_entries(tsn: Run, kind: str, name: str, part: str) -> None:
     listed = tsn(kind, "list")

@@ -175,7 +175,8 @@ def analyze(
 def inspect(store: Path, as_json: bool) -> None:
     """Show what STORE, a folder or a packed file, holds, byte by byte."""
     from tsn_toolkit.store.inspect import inspect_store
-    from tsn_toolkit.store.joint_image import JointImage, is_packed_file
+    from tsn_toolkit.store.joint_image import JointImage
+    from tsn_toolkit.store.packing import is_packed_file
     from tsn_toolkit.store.store import Store
 
     if is_packed_file(store):
@@ -366,7 +367,9 @@ def strategies_show(name: str) -> None:
     click.echo(f"\nisolation: {module.ISOLATION}\nsettings: {', '.join(module.SETTINGS)}\n\noptions:")
     for key, field in module.Config.model_fields.items():
         click.echo(f"  {key}: {field.default}")
-    click.echo("\n" + source.cleandoc(module.Config.__doc__ or ""))
+    for owner in module.Config.__mro__:
+        if owner.__module__.startswith("tsn_toolkit."):
+            click.echo("\n" + source.cleandoc(owner.__doc__ or ""))
 
 
 @main.command()

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from tsn_toolkit.contracts import LayerRecord
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
+from tsn_toolkit.parts.subnet_weight import SubnetWeight
 from tsn_toolkit.parts.training_cost import TrainingCost
+from tsn_toolkit.parts.wrapping import attach_
 
 EXAMPLES = 5
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tsn_toolkit.export.executorch_arithmetic import _Xnnpack
+from tsn_toolkit.export.executorch_arithmetic import XnnpackArithmetic
 from tsn_toolkit.export.integer_interpreter import Codes, Sum
 
 
 @pytest.fixture(scope="module")
 def interpreter(reference):
-    return _Xnnpack(reference)
+    return XnnpackArithmetic(reference)
 
 
 def codes(values, scale):

@@ -8,7 +8,8 @@ import pytest
 
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.integer_interpreter import interpret
+from tsn_toolkit.export.onnxruntime_arithmetic import OnnxRuntimeArithmetic
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.processor import processor_has_vnni
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
@@ -56,5 +57,5 @@ def test_larger_codes_would_saturate_here(tmp_path):
     reference = build_integer_model(task.model, task.q, task.scale, models.inputs(1, 32), ranges=ranges)
     x = models.inputs(4, 32, seed=9)
     got = infer(tmp_path / "p" / "model.onnx", x.numpy(), runtime="onnxruntime", options={})
-    exact = [reference_outputs(reference, x, order=order)[0].numpy() for order in ("first", "second")]
+    exact = [interpret(OnnxRuntimeArithmetic(reference, order), x)[0].numpy() for order in ("first", "second")]
     assert min(float(np.abs(got - wanted).max()) for wanted in exact) > 5 * reference.output_step

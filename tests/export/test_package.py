@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.artefact import require_modules
 from tsn_toolkit.export.child import infer
-from tsn_toolkit.export.integer_interpreter import Codes, Sum
+from tsn_toolkit.export.integer_interpreter import Codes, Sum, interpret
 from tsn_toolkit.export.manifest import Preprocessing, read_manifest, sha256_of
 from tsn_toolkit.export.onnxruntime import export as export_onnxruntime
-from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs, requantized_sum
+from tsn_toolkit.export.onnxruntime_arithmetic import OnnxRuntimeArithmetic, requantized_sum
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.target import load_target
@@ -56,7 +56,7 @@ def test_graph_is_qdq_without_clips_and_with_a_free_batch(package):
 
 def test_runtime_equals_the_integer_reference_exactly(package, reference):
     x = models.inputs(100, seed=5)
-    expected, kind = reference_outputs(reference, x, batch_size=7)
+    expected, kind = interpret(OnnxRuntimeArithmetic(reference), x, batch_size=7)
     assert kind == "integer"
     got = infer(package / "model.onnx", x.numpy(), runtime="onnxruntime", options=session_entries(TARGET.session_options_without_vnni), batch_size=33)
     steps = np.abs(got - expected.numpy()) / reference.output_step
@@ -100,7 +100,7 @@ def test_the_nearest_reference_is_taken():
 
 def test_integer_reference_is_near_brevitas(reference):
     x = models.inputs(50, seed=6)
-    integer, _ = reference_outputs(reference, x)
+    integer, _ = interpret(OnnxRuntimeArithmetic(reference), x)
     with torch.no_grad():
         simulated = reference(x)
     assert float((integer - simulated).abs().max()) <= 2.01 * reference.output_step

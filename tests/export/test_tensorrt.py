@@ -14,9 +14,10 @@ from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.delivery import BenchSettings, deliver
 from tsn_toolkit.errors import ExportError
+from tsn_toolkit.export.integer_interpreter import interpret
 from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.package import write_package
-from tsn_toolkit.export.tensorrt_arithmetic import reference_outputs
+from tsn_toolkit.export.tensorrt_arithmetic import TensorRtArithmetic
 from tsn_toolkit.export.tensorrt_rules import lint
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
@@ -56,7 +57,7 @@ def test_file_computes_what_the_reference_says(package, reference):
     session = onnxruntime.InferenceSession(str(package / "model.onnx"), options, providers=["CPUExecutionProvider"])
     x = models.inputs(200, seed=5)
     got = session.run(None, {"input": x.numpy()})[0]
-    expected, kind = reference_outputs(reference, x, batch_size=33)
+    expected, kind = interpret(TensorRtArithmetic(reference), x, batch_size=33)
     steps = np.abs(got - expected.numpy()) / read_manifest(package)["output_step"]
     assert kind == "integer" and steps.max() <= 1.01 and (steps > 0.5).mean() < 0.01
     assert len(np.unique(expected.numpy())) > 50

@@ -13,7 +13,8 @@ from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.c.lowering import lower
 from tsn_toolkit.export.c.operations import Convolution
 from tsn_toolkit.export.c.reference import quantize_input, run_reference
-from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.integer_interpreter import interpret
+from tsn_toolkit.export.onnxruntime_arithmetic import OnnxRuntimeArithmetic
 from tsn_toolkit.models.small_vit import small_vit
 from tsn_toolkit.quantizers.activations import build_integer_model
 
@@ -28,7 +29,7 @@ def test_codes_are_those_of_the_integer_model(kind):
     model = integer_model(extracted_of(kind()), x)
     program = lower(model, SHAPES[kind])
     got = run_reference(program, quantize_input(program, x.numpy()))
-    outputs, _ = reference_outputs(model, x)
+    outputs, _ = interpret(OnnxRuntimeArithmetic(model), x)
     expected = np.rint(outputs.numpy() / np.float32(program.target.step))
     assert len(np.unique(expected)) > 30, "the outputs must tell something"
     assert np.abs(got - expected).max() <= 1

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 
 _RANDOM = torch.Generator().manual_seed(9)
 INPUTS = (torch.randn(48, 2, 1, 1, generator=_RANDOM) + 0.5 * torch.randn(48, 2, 6, 6, generator=_RANDOM)).split(20)

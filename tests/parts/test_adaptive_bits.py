@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from tsn_toolkit.parts.adaptive_bits import adapt_bits_
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 
 WIDTH, EXAMPLES = 24, 400
 

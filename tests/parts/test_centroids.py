@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tsn_toolkit.parts.centroids import attach_centroids_, round_centroids_
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 
 
 def wrap(rule, seed=0, *, bit_width=3, max_code=127, shape=(6, 9)):

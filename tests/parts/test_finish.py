@@ -10,7 +10,8 @@ from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
 from tsn_toolkit.parts.slots import full_sizes
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 
 MASKS = {"conv1": np.array([True, False, True, True]), "conv4": np.array([True] * 5 + [False] * 3)}
 

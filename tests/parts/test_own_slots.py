@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from tsn_toolkit.parts.own_slots import FLOOR, choose_own_slots_, divide_budget_, refresh_masks_, start_scores_
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 
 
 def make_net(shapes, density, rule="replace"):

@@ -9,7 +9,8 @@ from torch import nn
 
 from tsn_toolkit.parts.plane_weight import FRESH_GAIN, PlaneWeight, plane_wrapped
 from tsn_toolkit.parts.slots import layer_integers
-from tsn_toolkit.parts.subnet_weight import attach_, detach_, wrapped
+from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.parts.wrapping import attach_, detach_
 
 
 def make(max_code=127):

@@ -10,7 +10,8 @@ from coded_net import INPUTS, in_float, integers, network, output_error, wrap_
 from tsn_toolkit.numerics.gptq import gptq_round
 from tsn_toolkit.parts.learned_rounding import learned_round
 from tsn_toolkit.parts.rounding import float_copy, float_weight, round_codes_
-from tsn_toolkit.parts.subnet_weight import detach_, wrapped
+from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.parts.wrapping import detach_
 
 RULES = {"gptq": partial(gptq_round, damping=0.01), "learned": partial(learned_round, steps=40)}
 OWN = {"0": 0.7, "3": 0.6, "7": 1.0}

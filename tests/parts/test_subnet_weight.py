@@ -9,7 +9,8 @@ from torch import nn
 
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.slots import layer_integers
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, detach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_, detach_
 
 GRADIENT = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
 

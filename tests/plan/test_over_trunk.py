@@ -12,7 +12,7 @@ from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.parts.mended import mended
 from tsn_toolkit.parts.reconstruction import reconstruct_
-from tsn_toolkit.plan import macs_after
+from tsn_toolkit.plan import PlanSubject, macs_after
 from tsn_toolkit.plan.candidate import LayerOption, mask_bits
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.over_trunk import MendedExaminer, plan_over_trunk
@@ -33,7 +33,7 @@ def plan(subject, budget, **section):
     model, graph, examples = subject
     settings = PlanSection(budget={**UNITS, **budget}, **{**STORED, **section})
     mend = partial(mended, model, graph, examples[0][:32])
-    return plan_over_trunk(settings, graph, model, examples, loss, trunk_bit_width=8, max_code=127, mend=mend)
+    return plan_over_trunk(PlanSubject(settings, graph, model, examples, loss, trunk_bit_width=8, max_code=127), mend)
 
 
 def examiner_of(subject, section):

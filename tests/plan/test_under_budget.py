@@ -15,7 +15,7 @@ from tsn_toolkit.errors import PlanError
 from tsn_toolkit.graph import mask_units_
 from tsn_toolkit.importance import magnitude
 from tsn_toolkit.numerics.entropy import ideal_bits
-from tsn_toolkit.plan import load_plan, macs_after, plan_under_budget, save_plan
+from tsn_toolkit.plan import PlanSubject, load_plan, macs_after, plan_under_budget, save_plan
 from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, mask_bits, masks_of
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.file import load_measured
@@ -34,7 +34,7 @@ def plan(subject, budget, section=None, **options):
     """The plan under a budget, with few options."""
     model, graph, examples = subject
     settings = PlanSection(budget={**BUDGET, **budget}, **(section or {}))
-    return plan_under_budget(settings, graph, model, examples, loss, trunk_bit_width=8, max_code=127, **options)
+    return plan_under_budget(PlanSubject(settings, graph, model, examples, loss, trunk_bit_width=8, max_code=127, **options))
 
 
 def examiner_of(subject):
@@ -328,10 +328,10 @@ def test_refused(subject, budget, message):
 def test_no_budget_and_a_loss_that_averages_are_refused(subject):
     model, graph, examples = subject
     with pytest.raises(PlanError, match="`plan.budget` is not given"):
-        plan_under_budget(PlanSection(), graph, model, examples, loss, trunk_bit_width=8, max_code=127)
+        plan_under_budget(PlanSubject(PlanSection(), graph, model, examples, loss, trunk_bit_width=8, max_code=127))
     section = PlanSection(budget={**BUDGET, "size_bytes": 2000})
     with pytest.raises(PlanError, match=r"one finite number per example, got shape \(\) for 96 examples"):
-        plan_under_budget(section, graph, model, examples, functional.cross_entropy, trunk_bit_width=8, max_code=127)
+        plan_under_budget(PlanSubject(section, graph, model, examples, functional.cross_entropy, trunk_bit_width=8, max_code=127))
 
 
 def test_a_graph_of_another_model_cannot_be_budgeted(subject):

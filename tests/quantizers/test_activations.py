@@ -11,7 +11,8 @@ from torch import nn
 
 from tsn_toolkit.contracts import ActivationRange
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.onnxruntime_arithmetic import reference_outputs
+from tsn_toolkit.export.integer_interpreter import interpret
+from tsn_toolkit.export.onnxruntime_arithmetic import OnnxRuntimeArithmetic
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.quantizers.brevitas_graph import quantize_graph
 
@@ -203,7 +204,7 @@ def test_called_relus_are_quantized_like_modules():
         x = models.inputs(8)
         ranges = calibrate_ranges(task.model, task.q, task.scale, [x])
         reference = build_integer_model(task.model, task.q, task.scale, x[:1], ranges=ranges)
-        outputs, arithmetic = reference_outputs(reference, x)
+        outputs, arithmetic = interpret(OnnxRuntimeArithmetic(reference), x)
         assert arithmetic == "integer"
         found.append((len(ranges), outputs))
     assert found[0][0] == found[1][0]

@@ -58,3 +58,11 @@ def test_an_empty_summary_is_a_head_only() -> None:
     lines = summary_table({}).splitlines()
     assert lines[1].split() == ["task", "dense", "store", "exported", "delta", "exported", "dense", "fp32", "exported", "dense", "fp32"]
     assert len(lines) == 3 and set(lines[2]) == {"-"}
+
+
+def test_warnings_that_are_alike_take_one_line_and_three_lines_are_shown(summary: dict[str, Any]) -> None:
+    names = [task["name"] for task in summary["tasks"]]
+    summary["warnings"] = [f"{name}, {target}: takes {n}.5 ms" for target in ("a", "b", "c", "d", "e") for n, name in enumerate(names)]
+    lines = [line for line in summary_table(summary).splitlines() if line.startswith("warning: ")]
+    assert lines[:3] == [f"warning: {target}: takes 0.5 to 4.5 ms (5 tasks: {', '.join(names)})" for target in ("a", "b", "c")]
+    assert lines[3:] == ["warning: and 2 more, all in summary.json and the report"]

@@ -79,6 +79,20 @@ def test_a_slower_model_and_a_failed_gate_are_marked(html: str) -> None:
     assert "top-1 agreement is 0.9577 on 71 samples" in text
 
 
+@pytest.mark.parametrize("kinds", [0, 1, 3, 4, 6])
+def test_warnings_beyond_three_are_folded_away(summary: dict[str, Any], inspection: dict[str, Any], kinds: int) -> None:
+    """Each kind is said of all five tasks, so that five times as many warnings make as many lines as there are kinds."""
+    summary["warnings"] = [f"{task['name']}, target {kind}: slow" for kind in range(kinds) for task in summary["tasks"]]
+    html = render_report(summary, inspection=inspection)
+    page = Page(html)
+    assert ("Warnings" in page.text, page.tags.count("details")) == (kinds > 0, int(kinds > 3))
+    assert [page.text.count(f"target {kind}: slow (5 tasks: digits-0-1, ") for kind in range(kinds)] == [1] * kinds
+    if kinds > 3:
+        shown, hidden = html.split("<details>")
+        assert f"<summary>{kinds - 3} more</summary>" in hidden
+        assert "target 2: slow" in shown and "target 3: slow" not in shown and "target 3: slow" in hidden.split("</details>")[0]
+
+
 def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html)

@@ -16,8 +16,8 @@ from tsn_toolkit.errors import StoreError
 from tsn_toolkit.numerics.errors import NumericsError
 from tsn_toolkit.numerics.large_runs import decode_large_run, encode_large_run
 from tsn_toolkit.store.fields import named_lengths
-from tsn_toolkit.store.joint_image import pack_store
 from tsn_toolkit.store.manifest import hash_bytes
+from tsn_toolkit.store.packing import pack_store
 from tsn_toolkit.store.part import PartError, read_part, write_part
 from tsn_toolkit.store.store import Store
 

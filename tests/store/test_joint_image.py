@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from tsn_toolkit.contracts import LayerCodes, LayerPlanes, LayerRecord, ModelGraph, Refinement, TaskResult, TrunkResult
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.numerics import large_runs
-from tsn_toolkit.store import joint_image, values
+from tsn_toolkit.store import packing, values
 from tsn_toolkit.store.image_file import ImageFile, Rest, image_from_bytes, image_to_bytes
-from tsn_toolkit.store.joint_image import JointImage, pack_store, unpack_store
+from tsn_toolkit.store.joint_image import JointImage
 from tsn_toolkit.store.joint_layout import LayerLayout
 from tsn_toolkit.store.mask_forms import Layout
+from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.part import read_part
 from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
@@ -75,7 +76,7 @@ def test_every_form_of_masks_and_codes_comes_back(tmp_path):
     image = pack_store(store, tmp_path / "packed")
     assert files(unpack_store(tmp_path / "packed", tmp_path / "back").path) == files(store.path)
     assert all(equal(image.decode(entry.name), store.weights(entry.name)) for entry in store.entries)
-    assert {run.head[0] for part in image.bare.values() if part for run in part.runs if run.head} == {values.PACKED, values.COARSE}
+    assert {run.head[0] for part in image.parts.bare.values() if part for run in part.runs if run.head} == {values.PACKED, values.COARSE}
 
 
 def test_a_partial_store_is_the_tasks_with_their_chains_and_nothing_else(store, tmp_path):
@@ -380,7 +381,7 @@ def test_parts_of_another_writer_come_back_too(tmp_path, monkeypatch, choice):
     store.commit(store_samples.make_task(store, "a"), {})
     image = pack_store(store, tmp_path / "packed")
     assert files(unpack_store(tmp_path / "packed", tmp_path / "back").path) == files(tmp_path / "store")
-    kept = [run.head for run in image.bare["trunk.safetensors"].runs if run.head[0] == values.LARGE]
+    kept = [run.head for run in image.parts.bare["trunk.safetensors"].runs if run.head[0] == values.LARGE]
     assert [len(head) > 1000 for head in kept] == ([True] if choice == "another Zstandard" else [])
 
 
@@ -389,7 +390,7 @@ def test_a_large_run_leaves_two_bytes(tmp_path, monkeypatch):
     graph = store_samples.make_graph(10)
     store = Store.create(tmp_path / "store", trunk=store_samples.make_trunk(graph), graph=graph, recipe={})
     image = pack_store(store, tmp_path / "packed")
-    assert [run.head.hex() for run in image.bare["trunk.safetensors"].runs if run.count > 20000] == ["0300"]
+    assert [run.head.hex() for run in image.parts.bare["trunk.safetensors"].runs if run.count > 20000] == ["0300"]
     assert files(unpack_store(tmp_path / "packed", tmp_path / "back").path) == files(tmp_path / "store")
 
 
@@ -418,7 +419,7 @@ def test_what_stands_in_the_way(packed, tmp_path):
 def test_a_stopped_write_leaves_nothing_half(packed, tmp_path, monkeypatch):
     _, file = packed
     before, done = file.read_bytes(), []
-    write = joint_image.write_atomic
+    write = packing.write_atomic
 
     def stop_after_two(path, data):
         if len(done) == 2:
@@ -426,7 +427,7 @@ def test_a_stopped_write_leaves_nothing_half(packed, tmp_path, monkeypatch):
         done.append(path)
         write(path, data)
 
-    monkeypatch.setattr(joint_image, "write_atomic", stop_after_two)
+    monkeypatch.setattr(packing, "write_atomic", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         unpack_store(file, tmp_path / "back")
     monkeypatch.undo()
@@ -434,7 +435,7 @@ def test_a_stopped_write_leaves_nothing_half(packed, tmp_path, monkeypatch):
     (tmp_path / ".back.part" / "tasks").mkdir(parents=True)  # as a kill would leave it
     assert files(unpack_store(file, tmp_path / "back").path) == files(tmp_path / "store")
 
-    monkeypatch.setattr(joint_image, "write_bytes", lambda path, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(packing, "write_bytes", lambda path, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(StoreError, match="bytes cannot be written .No space left on device"):
         pack_store(Store.open(tmp_path / "store"), file)
     assert file.read_bytes() == before

@@ -12,8 +12,8 @@ from tsn_toolkit.errors import StoreError
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.store.folder import MANIFEST
 from tsn_toolkit.store.inspect import inspect_store
-from tsn_toolkit.store.joint_image import pack_store, unpack_store
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
+from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.part import BLOBS, MEMORY, canonical_json, read_part, write_part
 from tsn_toolkit.store.store import Store
 

@@ -86,6 +86,24 @@ def test_later_tasks_are_held(store, monkeypatch, tmp_path):
     assert moved(held) < 0.5 * moved(loose)
 
 
+@pytest.mark.parametrize("weight", [1e-6, 1e6])
+def test_pruning_weighs_this_task_and_every_earlier_one_alike(store, monkeypatch, tmp_path, weight):
+    """Whatever the units of either: this task's saliency and the earlier one's are equally large on average, so that slots of both stay."""
+    own = Store.create(tmp_path / "own", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+    own.commit(learn(own), {})
+    context = samples.make_context(own, samples.make_data("second", (5, 3, 4)), parent="first", revision=own.revision("first"), epochs=1)
+    shapes = {layer.name: layer.shape for layer in context.graph.layers}
+
+    def every(name, first):
+        return torch.arange(int(np.prod(shapes[name]))).reshape(shapes[name]) % 4 == first
+
+    monkeypatch.setattr(esacl.sdp, "weight_scores", lambda model, *_: {name: every(name, 0).double().numpy() for name in shapes})
+    monkeypatch.setattr(esacl.WeightAnchor, "losses_without", lambda _, name: weight * every(name.removesuffix(".weight"), 1).double())
+    result = samples.learn("esacl", context, sparsity=0.5)
+    for name in ("conv2", "conv3", "conv4"):
+        np.testing.assert_array_equal(result.layers[name].states != 0, (every(name, 0) | every(name, 1)).numpy())
+
+
 def test_grda_is_an_optimizer_of_the_recipe_s_rate(store, monkeypatch):
     made = []
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tsn_toolkit.masks.top import keep_count
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
+from tsn_toolkit.parts.subnet_weight import SubnetWeight
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.strategies.packnet import prune_free_
 

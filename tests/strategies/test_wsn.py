@@ -10,7 +10,7 @@ from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.strategies import wsn
-from tsn_toolkit.trainer import loop
+from tsn_toolkit.trainer import fit_selected, loop
 from tsn_toolkit.trainer.loop import Phase
 from tsn_toolkit.trainer.select_layers import fix_codes_
 
@@ -95,6 +95,6 @@ def test_a_trained_trunk_is_refused(tmp_path):
 
 def test_the_phase_takes_all_epochs(store, monkeypatch):
     phases = []
-    monkeypatch.setattr(wsn, "fit_selected_", lambda model, context, phase, generator, **_: phases.append(phase))
+    monkeypatch.setattr(fit_selected, "fit_selected_", lambda model, context, phase, generator, **_: phases.append(phase))
     samples.learn("wsn", samples.make_context(store, samples.make_data("third", (1, 4, 2)), parent="second", epochs=7))
     assert phases == [Phase("weights and scores", 7, 0.1, "hill", select_best=True)]

@@ -9,7 +9,8 @@ import torch
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.extract import masked_model
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.codes_phase import choose_bit_widths_, tune_centroids_, validation_losses
 from tsn_toolkit.trainer.context import Precision, starting_model

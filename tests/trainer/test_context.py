@@ -67,3 +67,9 @@ def test_over_a_task_owned_slots_are_inherited_and_the_others_fresh(seed_store):
 def test_the_generator_follows_from_the_seed(seed_store):
     first, again = (samples.make_context(seed_store, samples.make_data(), seed=5).generator() for _ in range(2))
     assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=again))
+
+
+@pytest.mark.parametrize(("share", "epochs", "expected"), [(0.25, 12, 3), (0.25, 3, 1), (0.0, 12, 1), (0.5, 5, 2), (1.0, 7, 7)])
+def test_a_share_of_the_epochs_is_whole_and_at_least_one(tmp_path, share, epochs, expected):
+    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+    assert samples.make_context(store, samples.make_data(), epochs=epochs).epochs_of(share) == expected

@@ -15,8 +15,10 @@ from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_
+from tsn_toolkit.parts.subnet_weight import SubnetWeight
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer import finish_task as finish_task_module
 from tsn_toolkit.trainer.context import Precision, starting_model
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import evaluate
@@ -123,3 +125,17 @@ def test_int8_vectors_take_fewer_bytes(tmp_path):
         store.commit(samples.learn("tsn", samples.make_context(store, samples.make_data(), precision=Precision(vectors=vectors))), {})
         sizes[vectors] = store.entry("first").size_bytes
     assert sizes["int8"] < sizes["half"]
+
+
+def test_a_bias_of_the_head_that_a_late_step_moves_is_stored(tmp_path, monkeypatch):
+    def moved(_, model):
+        model.head.bias.data += torch.tensor([0.3, -0.7, 0.1])
+
+    monkeypatch.setattr(finish_task_module.PostTrainer, "improve_vectors_", moved)
+    store, data = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={}), samples.make_data()
+    result = samples.learn("wsn", samples.make_context(store, data, epochs=1))
+    store.commit(result, {})
+    model = masked_model(samples.factory, samples.graph(), store.weights("first"))
+    assert evaluate(model, data.validation, data, samples.CPU)[0] == pytest.approx(result.validation["loss"], rel=1e-6)
+    np.testing.assert_array_equal(round_half(result.head.bias), result.head.bias)
+    assert result.head.bias[0] - result.head.bias[1] > 0.5

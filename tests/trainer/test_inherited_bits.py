@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tsn_toolkit.parts.finish import to_integers_
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.loop import Phase, fit
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")

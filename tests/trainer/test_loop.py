@@ -12,8 +12,9 @@ from torch import nn
 
 from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.errors import LearningError
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
-from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, training_batches
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
+from tsn_toolkit.trainer.loop import Phase, evaluate, fit, plain_batches, predict, rate_at, spread_batches, training_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_, restate_norms_
 from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
@@ -344,3 +345,15 @@ def test_restating_a_norm_whose_input_never_varies_undoes_its_folding():
     norm.running_var.fill_(1.0 - norm.eps)
     restate_norms_(norm, torch.zeros(4, 2, 3, 3))
     torch.testing.assert_close(norm.weight.data, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "expected"), [(8, 2, [range(0, 32, 4), range(32, 64, 4)]), (32, 4, [range(32), range(32, 64), range(64, 70)])]
+)
+def test_spread_batches_by_hand(size, count, expected):
+    """70 examples: for 2 batches of 8 every fourth is taken; for 4 batches of 32 all are, and there are only 3."""
+    data = samples.make_data(train=70)
+    numbered = replace(data, train=Split(torch.arange(70, dtype=torch.float32).view(70, 1, 1, 1), torch.arange(70)), mean=(), std=())
+    batches = spread_batches(numbered, size, count, samples.CPU)
+    assert [y.tolist() for _, y in batches] == [list(positions) for positions in expected]
+    assert all(torch.equal(x.flatten(), y.float()) for x, y in batches)

@@ -9,7 +9,8 @@ import torch
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.extract import masked_model
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer import post_training

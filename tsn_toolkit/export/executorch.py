@@ -22,8 +22,9 @@ from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
 from tsn_toolkit.export.decomposed_graph import DecomposedGraph
-from tsn_toolkit.export.executorch_arithmetic import reference_outputs
+from tsn_toolkit.export.executorch_arithmetic import XnnpackArithmetic
 from tsn_toolkit.export.executorch_program import ProgramContents, read_program
+from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.integer_share import IntegerShare
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
@@ -31,6 +32,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.pte"
 DISTRIBUTION = "executorch"
+admissible_outputs = admissible_by(XnnpackArithmetic)
 LARGEST_BATCH = 64
 """A program plans its memory for batches up to this."""
 VENDOR_INT8 = VendorInt8(
@@ -121,13 +123,6 @@ def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerMode
         found[key] -= 1
     if found.total():
         raise ExportError(f"`{model.name}` holds {found.total()} int8 weight(s) that are no layer's: {[shape for shape, _ in found.elements()]}.")
-
-
-def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """Outputs of the one arithmetic, with its kind."""
-    assert isinstance(reference, IntegerModel)
-    outputs, kind = reference_outputs(reference, x)
-    yield outputs.numpy(), kind
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

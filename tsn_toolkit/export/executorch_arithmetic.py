@@ -12,38 +12,19 @@ Symbols as in `onnxruntime_arithmetic`:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
-from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, Sum, interpret
-from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.export.integer_interpreter import Interpreter, Sum
 
 _MULTIPLIER_BITS = 20
 
 
-def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: int = 100) -> tuple[torch.Tensor, str]:
-    """Outputs of the integer arithmetic.
-
-    Args:
-        reference: from `build_integer_model`.
-        x: float32 inputs (n, ...).
-        batch_size: examples per pass; has no influence on the result.
-
-    Returns:
-        (outputs, kind): see `interpret`.
-    """
-    return interpret(_Xnnpack(reference), x, batch_size=batch_size)
-
-
-class _Xnnpack(Interpreter):
+class XnnpackArithmetic(Interpreter):
     """Additions in fixed point."""
 
     def quantized(self, value: torch.Tensor, step: torch.Tensor, zero: float) -> torch.Tensor:
         return torch.round(value * (1 / step))
-
-    def operands(self, node: Any, first: Codes, second: Codes) -> Sum:
-        return Sum(first, second)
 
     def rounded(self, value: Sum, step: torch.Tensor, zero: float) -> torch.Tensor:
         ratios = [float(codes.scale / step) for codes in (value.first, value.second)]

@@ -1,20 +1,22 @@
 """Integer graphs, executed on integers: what the references of all integer runtimes have in common.
 
 A Brevitas graph is run node by node on the store's integers. Convolutions and matrix products give exact int32 accumulators, quantizers round them
-(half to even) into codes with scales in float32; a ReLU is the clip of its quantizer. How two codes are added and rounded again is each runtime's
-own matter. Accumulators are computed by floating-point convolution of integers, which is exact while every partial sum is below the mantissa: float32
-where the layer's bound allows it, else float64.
+(half to even) into codes with scales in float32; a ReLU is the clip of its quantizer. A runtime's own `Interpreter` says what it computes otherwise,
+above all how two codes are added and rounded again. Accumulators are computed by floating-point convolution of integers, which is exact while every
+partial sum is below the mantissa: float32 where the layer's bound allows it, else float64.
 """
 
 from __future__ import annotations
 
 import operator
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.quantizers.activations import IntegerModel
@@ -25,6 +27,9 @@ _ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 _AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+
+Admissible = Callable[[nn.Module, torch.Tensor], Iterator[tuple[NDArray[np.float32], str]]]
+"""From an integer model and float32 inputs (n, ...) to pairs of outputs (n, ...) and the kind of their arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Unknown(Exception):
     """An operation without an integer rule here."""
 
 
-def interpret(interpreter: Interpreter, x: torch.Tensor, *, batch_size: int) -> tuple[torch.Tensor, str]:
+def interpret(interpreter: Interpreter, x: torch.Tensor, *, batch_size: int = 100) -> tuple[torch.Tensor, str]:
     """Outputs of an integer graph in batches.
 
     Args:
@@ -78,31 +83,47 @@ def interpret(interpreter: Interpreter, x: torch.Tensor, *, batch_size: int) -> 
             return torch.cat([interpreter.reference(chunk) for chunk in chunks]).detach(), "simulated"
 
 
-class Interpreter(ABC):
-    """Runs the Brevitas graph node by node on integers; a runtime says how it adds."""
+def admissible_by(*arithmetics: Callable[[IntegerModel], Interpreter]) -> Admissible:
+    """The member `admissible_outputs` of an integer runtime, see `export.runtime`.
+
+    Args:
+        arithmetics: what makes an interpreter, for each of the arithmetics that a processor may choose.
+    """
+
+    def admissible_outputs(reference: nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
+        assert isinstance(reference, IntegerModel)
+        for arithmetic in arithmetics:
+            outputs, kind = interpret(arithmetic(reference), x)
+            yield outputs.numpy(), kind
+
+    return admissible_outputs
+
+
+class Interpreter:
+    """Runs the Brevitas graph node by node on integers, with the plainest arithmetic; a runtime overrides what it does otherwise."""
 
     def __init__(self, reference: IntegerModel) -> None:
         self.reference = reference
         self.proxies = activation_proxies(reference.module) if reference.mode == "graph" else {}
         self.owners = {id(reference.module.get_submodule(name)): proxy for name, proxy in self.proxies.items()}
 
-    @abstractmethod
     def quantized(self, value: torch.Tensor, step: torch.Tensor, zero: float) -> torch.Tensor:
-        """Codes of floats, not yet clipped; arguments as `rounded`."""
+        """Codes of floats, rint(x / step), not yet clipped; arguments as `rounded`."""
+        return torch.round(value / step)
 
-    @abstractmethod
     def operands(self, node: Any, first: Codes, second: Codes) -> Sum:
-        """The operands of the addition `node` as the runtime takes them."""
+        """The operands of the addition `node` as the runtime takes them; else as the graph has them."""
+        return Sum(first, second)
 
-    @abstractmethod
     def rounded(self, value: Sum, step: torch.Tensor, zero: float) -> torch.Tensor:
-        """Codes of a sum, not yet clipped.
+        """Codes of a sum, rint(a * (S_a / step) + b * (S_b / step)), not yet clipped.
 
         Args:
             value: what `operands` gave.
             step: float32 scale of the codes.
             zero: 128 where the codes are signed, else 0; runtimes store signed codes with it added.
         """
+        return torch.round(value.first.value * (value.first.scale / step) + value.second.value * (value.second.scale / step))
 
     def grid(self, proxy: Any) -> tuple[torch.Tensor, float, float, float]:
         """(step, zero, low, high) of an activation quantizer: float32 scale, what runtimes add to a stored code, and the limits of a code."""

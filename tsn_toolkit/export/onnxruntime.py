@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from tsn_toolkit.export import integer_onnx
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
 from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.int4_onnx import int4_layers, narrow_linear_layers_
+from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
-from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, reference_outputs
+from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, OnnxRuntimeArithmetic
 from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
 from tsn_toolkit.export.qdq_graph import shift_signed_activations_
 from tsn_toolkit.export.vendor_int8 import VendorInt8
@@ -30,6 +32,7 @@ MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "onnxruntime"
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
+admissible_outputs = admissible_by(*(partial(OnnxRuntimeArithmetic, order=order) for order in ORDERS))
 
 VENDOR_INT8 = VendorInt8(
     tool="onnxruntime.quantization.quantize_static: QDQ, weights per channel, min-max ranges",
@@ -90,14 +93,6 @@ def export(
         narrow_linear_layers_(proto, reference, reference.blocks)
 
     return integer_onnx.write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=adapt_)
-
-
-def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """Outputs for each order in which a processor may add, with the kind of the arithmetic."""
-    assert isinstance(reference, IntegerModel)
-    for order in ORDERS:
-        outputs, kind = reference_outputs(reference, x, order=order)
-        yield outputs.numpy(), kind
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, Sum, interpret
+from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, Sum
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 Order = Literal["first", "second"]
@@ -30,25 +30,10 @@ Order = Literal["first", "second"]
 ORDERS: tuple[Order, ...] = ("first", "second")
 
 
-def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: int = 100, order: Order = "first") -> tuple[torch.Tensor, str]:
-    """Outputs of the integer arithmetic.
-
-    Args:
-        reference: from `build_integer_model`.
-        x: float32 inputs (n, ...).
-        batch_size: examples per pass; has no influence on the result.
-        order: of the operands of additions.
-
-    Returns:
-        (outputs, kind): see `interpret`.
-    """
-    return interpret(_OnnxRuntime(reference, order), x, batch_size=batch_size)
-
-
-class _OnnxRuntime(Interpreter):
+class OnnxRuntimeArithmetic(Interpreter):
     """Additions as QLinearAdd computes them."""
 
-    def __init__(self, reference: IntegerModel, order: Order) -> None:
+    def __init__(self, reference: IntegerModel, order: Order = "first") -> None:
         super().__init__(reference)
         self.order = order
         self.blocks = {id(reference.module.get_submodule(name)): block for name, block in reference.blocks.items()}
@@ -56,9 +41,6 @@ class _OnnxRuntime(Interpreter):
     def accumulate(self, layer: nn.Module, x: Codes) -> Codes:
         block = self.blocks.get(id(layer))
         return super().accumulate(layer, x) if block is None else super().accumulate(layer, rounded_by_blocks(x, block))
-
-    def quantized(self, value: torch.Tensor, step: torch.Tensor, zero: float) -> torch.Tensor:
-        return torch.round(value / step)
 
     def operands(self, node: Any, first: Codes, second: Codes) -> Sum:
         return Sum(first, second) if self.order == "first" else Sum(second, first)

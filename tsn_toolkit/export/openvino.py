@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export import integer_onnx
 from tsn_toolkit.export.child import profile
+from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
-from tsn_toolkit.export.openvino_arithmetic import FUSIONS, reference_outputs
+from tsn_toolkit.export.openvino_arithmetic import FUSIONS, OpenVinoArithmetic
 from tsn_toolkit.export.processor import session_entries
 from tsn_toolkit.export.vendor_int8 import VendorInt8
-from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "openvino"
 export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
+admissible_outputs = admissible_by(*(partial(OpenVinoArithmetic, fusion=fusion) for fusion in FUSIONS))
 
 VENDOR_INT8 = VendorInt8(
     tool="nncf.quantize: default settings",
@@ -64,14 +64,6 @@ logits = core.compile_model(model, "CPU", {settings!r})(x)[0]
 def cannot_run() -> str:
     """Never: what can be exported can be run."""
     return ""
-
-
-def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """Outputs for each way in which OpenVINO may fuse additions, with the kind of the arithmetic."""
-    assert isinstance(reference, IntegerModel)
-    for fusion in FUSIONS:
-        outputs, kind = reference_outputs(reference, x, fusion=fusion)
-        yield outputs.numpy(), kind
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, Sum, interpret
+from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, Sum
 from tsn_toolkit.quantizers.activations import IntegerModel
 
 Fusion = Literal["first", "second", "none"]
@@ -28,25 +28,10 @@ Fusion = Literal["first", "second", "none"]
 FUSIONS: tuple[Fusion, ...] = ("first", "second", "none")
 
 
-def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: int = 100, fusion: Fusion = "first") -> tuple[torch.Tensor, str]:
-    """Outputs of the integer arithmetic.
-
-    Args:
-        reference: from `build_integer_model`.
-        x: float32 inputs (n, ...).
-        batch_size: examples per pass; has no influence on the result.
-        fusion: of additions into convolutions.
-
-    Returns:
-        (outputs, kind): see `interpret`.
-    """
-    return interpret(_OpenVino(reference, fusion), x, batch_size=batch_size)
-
-
-class _OpenVino(Interpreter):
+class OpenVinoArithmetic(Interpreter):
     """Additions inside convolutions."""
 
-    def __init__(self, reference: IntegerModel, fusion: Fusion) -> None:
+    def __init__(self, reference: IntegerModel, fusion: Fusion = "first") -> None:
         super().__init__(reference)
         self.fusion = fusion
 
@@ -60,9 +45,6 @@ class _OpenVino(Interpreter):
         if fits[0] and (self.fusion == "first" or not fits[1]):
             return Sum(_without_rounding(first), second)
         return Sum(first, _without_rounding(second))
-
-    def rounded(self, value: Sum, step: torch.Tensor, zero: float) -> torch.Tensor:
-        return torch.round(value.first.value * (value.first.scale / step) + value.second.value * (value.second.scale / step))
 
 
 def _takes_addition(operand: Any, codes: Codes, other: Any) -> bool:

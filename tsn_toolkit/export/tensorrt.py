@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import integer_onnx
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
-from tsn_toolkit.export.tensorrt_arithmetic import UNSIGNED_TO_SIGNED, reference_outputs
+from tsn_toolkit.export.integer_interpreter import admissible_by
+from tsn_toolkit.export.tensorrt_arithmetic import UNSIGNED_TO_SIGNED, TensorRtArithmetic
 from tsn_toolkit.export.tensorrt_rules import Findings, lint
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
@@ -29,6 +30,7 @@ MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "tensorrt"
 VENDOR_INT8 = None  # TensorRT's own calibration runs while an engine is built, on a GPU
 export_dense_fp32 = integer_onnx.export_dense_fp32
+admissible_outputs = admissible_by(TensorRtArithmetic)
 _NAMED_VIOLATIONS = 8
 """Of the rules that a file breaks; a model of another kind breaks them at every layer."""
 
@@ -104,13 +106,6 @@ def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerMode
 
     _lint(model, max(entry.version for entry in onnx.load(str(model)).opset_import if entry.domain in ("", "ai.onnx")))
     integer_onnx.check_weights(model, extracted, reference)
-
-
-def admissible_outputs(reference: torch.nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """Outputs of the one arithmetic, with its kind."""
-    assert isinstance(reference, IntegerModel)
-    outputs, kind = reference_outputs(reference, x)
-    yield outputs.numpy(), kind
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

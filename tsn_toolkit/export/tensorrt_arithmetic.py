@@ -18,28 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, Sum, interpret, products
-from tsn_toolkit.quantizers.activations import IntegerModel
+from tsn_toolkit.export.integer_interpreter import Codes, Interpreter, products
 
 UNSIGNED_TO_SIGNED = 255 / 127
 """Factor from the scale of codes in [0, 255] to that of codes in [0, 127] with the same range."""
 
 
-def reference_outputs(reference: IntegerModel, x: torch.Tensor, *, batch_size: int = 100) -> tuple[torch.Tensor, str]:
-    """Outputs of the integer arithmetic.
-
-    Args:
-        reference: from `build_integer_model`.
-        x: float32 inputs (n, ...).
-        batch_size: examples per pass; has no influence on the result.
-
-    Returns:
-        (outputs, kind): see `interpret`.
-    """
-    return interpret(_TensorRt(reference), x, batch_size=batch_size)
-
-
-class _TensorRt(Interpreter):
+class TensorRtArithmetic(Interpreter):
     """Signed codes throughout, biases in float."""
 
     def grid(self, proxy: Any) -> tuple[torch.Tensor, float, float, float]:
@@ -52,12 +37,3 @@ class _TensorRt(Interpreter):
             return codes
         bias = layer.bias.detach().to(torch.float64).reshape(codes.scale.shape) / codes.scale.to(torch.float64)
         return replace(codes, value=codes.value + bias)
-
-    def quantized(self, value: torch.Tensor, step: torch.Tensor, zero: float) -> torch.Tensor:
-        return torch.round(value / step)
-
-    def operands(self, node: Any, first: Codes, second: Codes) -> Sum:
-        return Sum(first, second)
-
-    def rounded(self, value: Sum, step: torch.Tensor, zero: float) -> torch.Tensor:
-        return torch.round(value.first.value * (value.first.scale / step) + value.second.value * (value.second.scale / step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from torch import nn
 
 from tsn_toolkit.contracts import HeadState, LayerCodes, LayerPlanes, ModelGraph, NormState
 from tsn_toolkit.filling import write_norm_, write_weight_
+from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import layer_integers, scatter_head, scatter_layer, scatter_vector
-from tsn_toolkit.parts.subnet_weight import detach_, wrapped
+from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.parts.trunk import code_head, collect_biases, collect_norms
+from tsn_toolkit.parts.wrapping import detach_
 from tsn_toolkit.vocabulary import MAX_CODE, VectorPrecision
 
 
@@ -84,6 +86,16 @@ def round_head_(model: nn.Module, head: str, *, bit_width: int, max_code: int, p
     if module.bias is not None:
         module.bias.data.copy_(torch.from_numpy(state.bias))
     return state
+
+
+def freeze_head_bias_(model: nn.Module, head: str, state: HeadState, precision: VectorPrecision = "half") -> HeadState:
+    """The classifier with the bias that the module has now, rounded and written back; steps after `round_head_` may have moved it."""
+    module = model.get_submodule(head)
+    if module.bias is None:
+        return state
+    bias = round_vector(module.bias.detach().float().cpu().numpy(), precision)
+    module.bias.data.copy_(torch.from_numpy(bias))
+    return replace(state, bias=bias)
 
 
 def freeze_vectors_(

@@ -20,7 +20,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import LayerPlanes
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.parts.subnet_weight import wrappers_of
+from tsn_toolkit.parts.wrapping import wrappers_of
 from tsn_toolkit.quantizers.straight_through import rounded_within, sign
 from tsn_toolkit.vocabulary import MAX_CODE, VectorPrecision
 

@@ -18,7 +18,8 @@ from torch import nn
 from tsn_toolkit.parts.layer_inputs import input_gram, layers_in_order, relative_error
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.step_record import LayerChange
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, plain_copy, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import plain_copy
 
 Rule = Callable[[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.int8]], NDArray[np.float64]]
 """(values in units of q (rows, columns), own slots, gram, codebook) -> values with entries at own slots."""

@@ -23,14 +23,12 @@ Deviation from WSN: the mask is refreshed when a strategy says so (every few ste
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from tsn_toolkit.contracts import LayerCodes, Refinement
 from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
@@ -38,9 +36,8 @@ from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, frozen_factors, slot_factors
+from tsn_toolkit.parts.wrapping import wrappers_of
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
-
-Wrapper = TypeVar("Wrapper", bound=nn.Module)
 
 SCALE_HEADROOM = 1.5
 """A fresh channel's largest weight maps to max_code / SCALE_HEADROOM, so that later training and later readers have room above it."""
@@ -267,42 +264,6 @@ class _StraightThrough(torch.autograd.Function):
         return ctx.wrapper.to_latent(gradient), ctx.wrapper.to_score(gradient, latent) if ctx.scored else None, None, None
 
 
-def attach_(module: nn.Module, wrapper: nn.Module) -> None:
-    """Puts a wrapper on `module.weight`, in place; the wrapper makes the latent weight from the module's present weight."""
-    parametrize.register_parametrization(module, "weight", wrapper)
-
-
 def wrapped(model: nn.Module) -> Iterator[tuple[str, SubnetWeight, torch.Tensor]]:
     """Every layer of the model with own codes: (path, wrapper, latent weight)."""
     return wrappers_of(model, SubnetWeight)
-
-
-def wrappers_of(model: nn.Module, kind: type[Wrapper]) -> Iterator[tuple[str, Wrapper, torch.Tensor]]:
-    """Every layer of the model with a wrapper of one kind: (path, wrapper, latent tensor)."""
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            chain = module.parametrizations["weight"]
-            if isinstance(chain[0], kind):
-                yield name, chain[0], chain.original
-
-
-def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy without wrappers that holds the weights the layers compute with; the model stays wrapped.
-
-    Detaching a deep copy would not do: it takes the property `weight` from a class that torch gives to module and copy alike.
-    """
-    clone = copy.deepcopy(model)
-    for module in list(clone.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            weight = module.weight.detach().clone()
-            module.__class__ = type(module).__bases__[0]
-            del module.parametrizations
-            module.weight = nn.Parameter(weight)
-    return clone
-
-
-def detach_(model: nn.Module) -> None:
-    """Removes all wrappers, in place, leaving the weights that the layers computed with."""
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")

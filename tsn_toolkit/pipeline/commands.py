@@ -28,7 +28,7 @@ from tsn_toolkit.recipe.data_sections import with_data_path
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
-from tsn_toolkit.store.joint_image import pack_store, unpack_store
+from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target, list_targets, load_target

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import lcm
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from tsn_toolkit import registry
@@ -26,7 +25,8 @@ from tsn_toolkit.plan.file import load_measured, load_plan
 from tsn_toolkit.plan.make import make_plan, switched_layers
 from tsn_toolkit.plan.over_trunk import plan_over_trunk
 from tsn_toolkit.plan.settings import PlanSettings
-from tsn_toolkit.plan.under_budget import BudgetedPlan, evenly, plan_under_budget
+from tsn_toolkit.plan.subject import PlanSubject, evenly
+from tsn_toolkit.plan.under_budget import BudgetedPlan, plan_under_budget
 from tsn_toolkit.recipe.environment import expand
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.target import Target
@@ -79,35 +79,32 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
     rest, held_out = split_validation(train, recipe.data.validation, recipe.seed, 0)
     x = normalise(held_out.x, section.mean, section.std)
     latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
-    make: Callable[..., BudgetedPlan] = plan_under_budget
-    if recipe.trunk.kind != "seed":
-        make = partial(plan_over_trunk, **_start_of_a_task(recipe, graph, model, rest))
-    made = make(
-        recipe.plan.model_copy(update={"channel_multiple": _channel_multiple(recipe, targets)}),
-        graph,
-        model,
-        (x, held_out.y),
-        _losses,
+    subject = PlanSubject(
+        section=recipe.plan.model_copy(update={"channel_multiple": _channel_multiple(recipe, targets)}),
+        graph=graph,
+        model=model,
+        validation=(x, held_out.y),
+        loss=_losses,
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
         classes=len(load_task(recipe, 0).classes),
         latency_ms=latency_ms,
-        say=lambda line: say(f"plan: {line}"),
     )
+    made = _budgeted(recipe, subject, rest, lambda line: say(f"plan: {line}"))
     return RecipePlan(made.plan, made.measured)
 
 
-def _start_of_a_task(recipe: Recipe, graph: ModelGraph, model: nn.Module, train: Split) -> dict[str, Any]:
-    """How a task starts over the trained trunk: units by the recipe's criterion, what reads them mended, both on training examples."""
-    x, y = evenly((train.x, train.y), SCORED_EXAMPLES)
+def _budgeted(recipe: Recipe, subject: PlanSubject, train: Split, say: Callable[[str], None]) -> BudgetedPlan:
+    """Over a trained trunk as a task starts there: units by the recipe's criterion, what reads them mended, both on training examples."""
+    if recipe.trunk.kind == "seed":
+        return plan_under_budget(subject, say=say)
     section = whole_data(recipe)
+    x, y = evenly((train.x, train.y), SCORED_EXAMPLES)
     x = normalise(x, section.mean, section.std)
     criterion = registry.load("tsn_toolkit.importance", recipe.plan.importance)
     batches = list(zip(x.split(SCORING_BATCH), y.split(SCORING_BATCH), strict=True))
-    return {
-        "unit_scores": criterion.score(model, graph, batches, functional.cross_entropy),
-        "mend": partial(mended, model, graph, x[:MENDED_ON]),
-    }
+    scores = criterion.score(subject.model, subject.graph, batches, functional.cross_entropy)
+    return plan_over_trunk(replace(subject, unit_scores=scores), partial(mended, subject.model, subject.graph, x[:MENDED_ON]), say=say)
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

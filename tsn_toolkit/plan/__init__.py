@@ -5,11 +5,13 @@ from tsn_toolkit.plan.file import check_plan, load_measured, load_plan, save_pla
 from tsn_toolkit.plan.macs import macs_after
 from tsn_toolkit.plan.make import make_plan, switched_layers
 from tsn_toolkit.plan.settings import PlanSettings
+from tsn_toolkit.plan.subject import PlanSubject
 from tsn_toolkit.plan.under_budget import BudgetedPlan, plan_under_budget
 
 __all__ = [
     "BudgetedPlan",
     "PlanSettings",
+    "PlanSubject",
     "check_plan",
     "choose_units",
     "load_measured",

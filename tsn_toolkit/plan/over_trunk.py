@@ -24,11 +24,11 @@ from tsn_toolkit.plan.answers import Answers, Loss, answers_of
 from tsn_toolkit.plan.candidate import Candidate, LayerOption, Scores, code_weight, masks_of
 from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.measured import measured_record
+from tsn_toolkit.plan.options import measure_options
 from tsn_toolkit.plan.own_layers import OwnLayer, free_layers, own_layers
-from tsn_toolkit.plan.sensitivity import Latency, measure_sensitivity
 from tsn_toolkit.plan.settings import overridden
-from tsn_toolkit.plan.under_budget import BudgetedPlan, checked_budget, choose, evenly, unit_options
-from tsn_toolkit.recipe.schema import PlanSection
+from tsn_toolkit.plan.subject import PlanSubject
+from tsn_toolkit.plan.under_budget import BudgetedPlan, choose
 
 
 class Mend(Protocol):
@@ -38,51 +38,29 @@ class Mend(Protocol):
         """The network that keeps these units of every group, layers in `free` fitted anew, in evaluation mode."""
 
 
-
-def plan_over_trunk(
-    section: PlanSection,
-    graph: ModelGraph,
-    model: nn.Module,
-    validation: tuple[torch.Tensor, torch.Tensor],
-    loss: Loss,
-    *,
-    trunk_bit_width: int,
-    max_code: int,
-    classes: int | None = None,
-    mend: Mend,
-    latency_ms: Latency | None = None,
-    unit_scores: Scores | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> BudgetedPlan:
-    """The plan that a recipe's `plan.budget` asks for, where its trunk is the trained network; arguments as of `plan_under_budget`.
+def plan_over_trunk(subject: PlanSubject, mend: Mend, *, say: Callable[[str], None] = lambda line: None) -> BudgetedPlan:
+    """The plan that a recipe's `plan.budget` asks for, where its trunk is the trained network.
 
     Where only the loss or the accuracy is limited, the candidate of the fewest multiply-accumulates is sought.
 
     Args:
-        section, graph, model, validation, loss, trunk_bit_width, max_code, classes, latency_ms, unit_scores, say: see there.
+        subject: the network and what is asked; its scores of weights play no part.
         mend: how a task starts without some units.
+        say: takes one line of progress.
 
     Raises:
         PlanError: there is no budget, a latency is limited that nothing measures, measuring takes too many passes, or the limits cannot be reached.
     """
-    budget = checked_budget(section, latency_ms)
+    section, model, graph, budget = subject.section, subject.model, subject.graph, subject.budget
     mend_free = partial(mend, free=free_layers(section, model, graph))
-    chosen = evenly(validation, budget.examples)
-    examiner = MendedExaminer(model, graph, chosen, loss, mend=mend_free, max_code=max_code, unit_scores=unit_scores)
-    table = measure_sensitivity(
-        examiner,
-        {},
-        unit_options(section, budget, graph),
-        max_passes=budget.max_passes,
-        head_bits=section.head_bits,
-        classes=classes,
-        latency_ms=latency_ms if budget.latency_ms is not None else None,
+    examiner = MendedExaminer(
+        model, graph, subject.examples, subject.loss, mend=mend_free, max_code=subject.max_code, unit_scores=subject.unit_scores
     )
+    table = measure_options(subject, examiner, {})
     say(f"measured {sum(map(len, table.groups.values()))} numbers of units")
     costs = CostModel(graph, table, own_layers(section, examiner))
     whole = choose(examiner, costs, budget, fewest="macs", say=say)
-    units = costs.candidate(whole.solution.choice).units
-    plan = _plan(section, graph, units, costs.own, trunk_bit_width=trunk_bit_width, max_code=max_code)
+    plan = _plan(subject, costs.candidate(whole.solution.choice).units, costs.own)
     return BudgetedPlan(plan, measured_record(budget, table, whole, examiner.passes, costs.own))
 
 
@@ -124,10 +102,9 @@ class MendedExaminer:
         return code_weight(weight, self._weights[name], option, self.max_code).bits(option)
 
 
-def _plan(
-    section: PlanSection, graph: ModelGraph, units: Mapping[str, int], own: Mapping[str, OwnLayer], *, trunk_bit_width: int, max_code: int
-) -> CompressionPlan:
+def _plan(subject: PlanSubject, units: Mapping[str, int], own: Mapping[str, OwnLayer]) -> CompressionPlan:
     """Own layers as codes, all others shared where no override says otherwise."""
+    section, graph = subject.section, subject.graph
     sizes = {group.name: group.size for group in graph.groups}
     shrunk = {name for name, keep in units.items() if keep < sizes[name]}
     layers = []
@@ -139,4 +116,4 @@ def _plan(
         settings = {key: override.get(key, getattr(section, key)) for key in ("density", "granularity", "bit_width")}
         layers.append(LayerPlan(record.name, override.get("encoding", "codes" if owned else "shared"), **settings))
     groups = tuple(GroupPlan(name, keep, sizes[name]) for name, keep in units.items() if keep < sizes[name])
-    return CompressionPlan(graph.fingerprint, max_code, trunk_bit_width, tuple(layers), groups)
+    return CompressionPlan(graph.fingerprint, subject.max_code, subject.trunk_bit_width, tuple(layers), groups)

@@ -7,29 +7,23 @@ bisection finds the fewest bytes at which it holds (one standard error above the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
-
-import numpy as np
-import torch
-from torch import nn
 
 from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGraph
 from tsn_toolkit.errors import PlanError
-from tsn_toolkit.masks.granularity import parse_granularity
 from tsn_toolkit.numerics.paired import paired_difference
-from tsn_toolkit.plan.answers import Loss
-from tsn_toolkit.plan.budget import rounded_keep
-from tsn_toolkit.plan.candidate import Candidate, Examiner, LayerOption, Measuring, Scores
+from tsn_toolkit.plan.candidate import Candidate, Examiner, Measuring
 from tsn_toolkit.plan.cost_model import RESOURCES, CostModel
 from tsn_toolkit.plan.macs import macs_after
 from tsn_toolkit.plan.measured import WholeCandidate, measured_record
-from tsn_toolkit.plan.sensitivity import Latency, change, measure_sensitivity
+from tsn_toolkit.plan.options import layer_options, measure_options
+from tsn_toolkit.plan.sensitivity import change
 from tsn_toolkit.plan.settings import overridden
 from tsn_toolkit.plan.solve import Solution, solve
-from tsn_toolkit.recipe.schema import BudgetSection, PlanSection
+from tsn_toolkit.plan.subject import PlanSubject
+from tsn_toolkit.recipe.schema import BudgetSection
 
 BISECTIONS = 8
 """Whole candidates that are measured for a limit on the loss or the accuracy, besides the first."""
@@ -43,102 +37,32 @@ class BudgetedPlan:
     measured: dict[str, Any]
 
 
-def plan_under_budget(
-    section: PlanSection,
-    graph: ModelGraph,
-    model: nn.Module,
-    validation: tuple[torch.Tensor, torch.Tensor],
-    loss: Loss,
-    *,
-    trunk_bit_width: int,
-    max_code: int,
-    classes: int | None = None,
-    latency_ms: Latency | None = None,
-    unit_scores: Scores | None = None,
-    weight_scores: Scores | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> BudgetedPlan:
+def plan_under_budget(subject: PlanSubject, *, say: Callable[[str], None] = lambda line: None) -> BudgetedPlan:
     """The plan that a recipe's `plan.budget` asks for.
 
     Args:
-        section: of the recipe, with a budget; overrides of layers and units narrow the options.
-        graph: of the model.
-        model: trained; left as it is.
-        validation: inputs (n, ...) as the model takes them, labels int64 (n,); `budget.examples` of them, evenly spaced, are used.
-        loss: (logits, labels) -> one loss per example (n,).
-        trunk_bit_width: of the plan.
-        max_code: largest |q|.
-        classes: of a task, whose head counts towards its bytes; None: those of the model.
-        latency_ms: milliseconds of the network with these numbers of units; needed for `budget.latency_ms`.
-        unit_scores: group name -> score per unit; default: magnitude.
-        weight_scores: layer name -> score per weight; default: magnitude.
+        subject: the network and what is asked.
         say: takes one line of progress.
 
     Raises:
         PlanError: there is no budget, a latency is limited that nothing measures, measuring takes too many passes, or the limits cannot be reached.
     """
-    budget = checked_budget(section, latency_ms)
+    budget = subject.budget
     examiner = Examiner(
-        model, graph, evenly(validation, budget.examples), loss, max_code=max_code, unit_scores=unit_scores, weight_scores=weight_scores
+        subject.model,
+        subject.graph,
+        subject.examples,
+        subject.loss,
+        max_code=subject.max_code,
+        unit_scores=subject.unit_scores,
+        weight_scores=subject.weight_scores,
     )
-    table = measure_sensitivity(
-        examiner,
-        layer_options(section, budget, graph),
-        unit_options(section, budget, graph),
-        max_passes=budget.max_passes,
-        head_bits=section.head_bits,
-        classes=classes,
-        latency_ms=latency_ms if budget.latency_ms is not None else None,
-    )
+    table = measure_options(subject, examiner, layer_options(subject))
     say(f"measured {sum(map(len, table.layers.values()))} layer options and {sum(map(len, table.groups.values()))} numbers of units")
-    costs = CostModel(graph, table)
+    costs = CostModel(subject.graph, table)
     whole = choose(examiner, costs, budget, say=say)
-    plan = plan_of(section, graph, costs.candidate(whole.solution.choice), trunk_bit_width=trunk_bit_width, max_code=max_code)
+    plan = plan_of(subject, costs.candidate(whole.solution.choice))
     return BudgetedPlan(plan, measured_record(budget, table, whole, examiner.passes))
-
-
-def checked_budget(section: PlanSection, latency_ms: Latency | None) -> BudgetSection:
-    """The section's budget.
-
-    Raises:
-        PlanError: there is none, or a latency is limited that nothing measures.
-    """
-    budget = section.budget
-    if budget is None:
-        raise PlanError("`plan.budget` is not given. Set at least one limit, for example `plan.budget: {size_bytes: 100000}`.")
-    if budget.latency_ms is not None and latency_ms is None:
-        raise PlanError(f"`plan.budget.latency_ms` is {budget.latency_ms:g}, but nothing measures a latency here. Name a target or cap `macs_kept`.")
-    return budget
-
-
-def layer_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph) -> dict[str, tuple[LayerOption, ...]]:
-    """Layer name -> options of every layer of encoding `codes`, the head left out; an override of a layer fixes what it names."""
-    found = {}
-    for layer in graph.layers:
-        override = overridden(section, layer.name)
-        if layer.name == graph.head or override.get("encoding", section.encoding) != "codes":
-            continue
-        widths = _given(override, "bit_width", budget.bit_widths)
-        options = []
-        for granularity in _given(override, "granularity", budget.granularities):
-            fixed = parse_granularity(granularity).density
-            for density in _given(override, "density", budget.densities) if fixed is None else (fixed,):
-                options += [LayerOption(density, granularity, width) for width in widths]
-        found[layer.name] = tuple(dict.fromkeys(options))
-    return found
-
-
-def unit_options(section: PlanSection, budget: BudgetSection, graph: ModelGraph) -> dict[str, tuple[int, ...]]:
-    """Group name -> numbers of units of every group that is not frozen, largest first; an override of a group fixes its number."""
-    found = {}
-    for group in graph.groups:
-        if group.frozen:
-            continue
-        own = [fraction for glob, fraction in section.unit_overrides.items() if fnmatchcase(group.name, glob)]
-        fractions = own[-1:] or (1.0, *budget.units)
-        keeps = {rounded_keep(f, group.size, min_units=section.min_units, multiple=section.channel_multiple or 1) for f in fractions}
-        found[group.name] = tuple(sorted(keeps, reverse=True))
-    return found
 
 
 def choose(
@@ -196,15 +120,9 @@ def holds(candidate: WholeCandidate, budget: BudgetSection) -> bool:
     return loss_holds and (budget.max_accuracy_drop is None or candidate.accuracy_drop.upper <= budget.max_accuracy_drop)
 
 
-def evenly(examples: tuple[torch.Tensor, torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """At most `count` of the examples, evenly spaced."""
-    x, y = examples
-    places = torch.from_numpy(np.linspace(0, len(y) - 1, min(count, len(y))).round().astype(np.int64)).to(y.device)
-    return x[places], y[places]
-
-
-def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, trunk_bit_width: int, max_code: int) -> CompressionPlan:
+def plan_of(subject: PlanSubject, candidate: Candidate) -> CompressionPlan:
     """The plan of a candidate; layers of another encoding are as the section says."""
+    section, graph = subject.section, subject.graph
     sizes = {group.name: group.size for group in graph.groups}
     layers = []
     for record in graph.layers:
@@ -219,7 +137,7 @@ def plan_of(section: PlanSection, graph: ModelGraph, candidate: Candidate, *, tr
         density = 1.0 if encoding == "planes" else own.get("density", section.density)
         layers.append(LayerPlan(record.name, encoding, density, granularity, own.get("bit_width", section.bit_width)))
     groups = tuple(GroupPlan(name, keep, sizes[name]) for name, keep in candidate.units.items() if keep < sizes[name])
-    return CompressionPlan(graph.fingerprint, max_code, trunk_bit_width, tuple(layers), groups)
+    return CompressionPlan(graph.fingerprint, subject.max_code, subject.trunk_bit_width, tuple(layers), groups)
 
 
 def _measured(examiner: Measuring, model: CostModel, solution: Solution) -> WholeCandidate:
@@ -256,7 +174,3 @@ def _too_much(candidate: WholeCandidate, budget: BudgetSection, limits: Mapping[
         f"The budget cannot be reached: {'; '.join(asked)}, which must hold one standard error above the mean on {count} examples. "
         f"What holds it: {held}. Raise one of the limits, or measure on more examples."
     )
-
-
-def _given(override: Mapping[str, Any], key: str, otherwise: Sequence[Any]) -> Sequence[Any]:
-    return (override[key],) if key in override else otherwise

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tsn_toolkit.report.amounts import count, fraction, milliseconds, ratio, size
+from tsn_toolkit.report.folded_warnings import SHOWN_WARNINGS, folded_warnings
 from tsn_toolkit.report.task_rows import TaskRow, mean, task_rows
 
 GAP = "  "
-
-SHOWN_WARNINGS = 4
-"""Warnings under the table; the report has all."""
 
 
 def summary_table(summary: Mapping[str, Any], folder: str | Path = "") -> str:
@@ -120,7 +118,7 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"task found by {rule} for {fraction(found['task_found'])} of the examples; acc {told} had it been told")
     if summary.get("dense_reference"):
         lines.append(f"dense: {summary['dense_reference']}")
-    warnings = summary.get("warnings") or []
+    warnings = folded_warnings(summary)
     lines += [f"warning: {warning}" for warning in warnings[:SHOWN_WARNINGS]]
     if len(warnings) > SHOWN_WARNINGS:
         lines.append(f"warning: and {len(warnings) - SHOWN_WARNINGS} more, all in summary.json and the report")

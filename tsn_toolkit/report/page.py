@@ -11,6 +11,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from tsn_toolkit.report import amounts
 from tsn_toolkit.report.byte_bars import denominator_bars, part_bars
+from tsn_toolkit.report.folded_warnings import SHOWN_WARNINGS, folded_warnings
 from tsn_toolkit.report.gates import gate_rows
 from tsn_toolkit.report.headline import headline
 from tsn_toolkit.report.heat_map import HeatMap, heat_map, shade_floor
@@ -49,6 +50,8 @@ def render_report(
         name=name or "Run",
         summary=summary,
         cards=headline(summary, rows, gates),
+        warnings=folded_warnings(summary),
+        shown_warnings=SHOWN_WARNINGS,
         rows=rows,
         several_targets=len({row.target for row in rows if row.target}) > 1,
         batches=batches(rows),

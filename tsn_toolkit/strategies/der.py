@@ -25,9 +25,6 @@ class Config(ReplayOptions):
 
     Attributes:
         alpha: factor of the distance to stored logits.
-        buffer: most examples that are kept for replay.
-        replay_batch: replayed examples per step and draw.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
     """
 
     alpha: float = Field(0.3, gt=0)

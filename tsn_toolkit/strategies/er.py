@@ -24,10 +24,7 @@ class Config(ReplayOptions):
     """Options of `strategy.options`.
 
     Attributes:
-        replay_weight: factor of their loss.
-        buffer: most examples that are kept for replay.
-        replay_batch: replayed examples per step and draw.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
+        replay_weight: factor of the replayed examples' loss.
     """
 
     replay_weight: float = Field(1.0, gt=0)

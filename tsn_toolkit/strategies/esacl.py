@@ -4,9 +4,9 @@ text was not to hand; what follows comes from its abstract and from the publishe
 1. Every step is sharpness-aware in the direction of pruning, so that training settles where pruning does little harm (SDP), and uses the examples
    whose loss rises most in that direction (intelligent data selection, IDS): `parts/sharpness_step.py`.
 2. Earlier tasks are held by a quadratic penalty, as in `ewc`.
-3. At the end of a task all layers but the first and the head are pruned once to `sparsity`, by the saliency of `importance/sdp.py` for this task plus,
-   for every earlier task, F w^2 of the penalty, each relative to its layer's mean: the new task's examples say nothing of the weights that others need.
-   Norms take their statistics anew, no weight is trained again.
+3. At the end of a task all layers but the first and the head are pruned once to `sparsity`, by the saliency of `importance/sdp.py` for this task
+   plus, for every earlier task, F w^2 of the penalty, each relative to its layer's mean: the new task's examples say nothing of the weights that
+   others need. Norms take their statistics anew, no weight is trained again.
 
 Weights that were pruned may grow again in the next task, at whose end all are judged anew. The ablation: `sdp: false` takes plain steps and prunes by
 magnitude, `ids: false` takes the whole batch. All defaults are ours, not the paper's. Isolation `none`.
@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from tsn_toolkit.contracts import Split, TaskResult
+from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.importance import magnitude, sdp
 from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.parts.grda import GRDA
@@ -30,18 +30,18 @@ from tsn_toolkit.parts.sharpness_step import sharpness_gradients
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
-from tsn_toolkit.trainer.loop import plain_batches
+from tsn_toolkit.trainer.loop import spread_batches
 from tsn_toolkit.trainer.norms import reestimate_norms_
-from tsn_toolkit.trainer.revision import SETTINGS, RevisionOptions, SharedNetwork, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.revision import SETTINGS, SharedNetwork, finish_revision, start_revision, train_shared_
 from tsn_toolkit.trainer.training_hooks import TrainingHooks
-from tsn_toolkit.trainer.weight_anchor import WeightAnchor
+from tsn_toolkit.trainer.weight_anchor import PenaltyOptions, WeightAnchor
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
 
 ISOLATION = "none"
 
 
-class Config(RevisionOptions):
+class Config(PenaltyOptions):
     """Options of `strategy.options`.
 
     Attributes:
@@ -52,10 +52,8 @@ class Config(RevisionOptions):
         candidates: fraction of the weights that count as pruned first.
         examples: fraction of a batch that `ids` keeps.
         criterion_batches: training batches that the saliency sees.
-        strength, decay, fisher_examples: of the penalty, as in `ewc`.
         optimizer: `recipe`, or `grda`, which prunes while it trains (no momentum and no weight decay).
         grda_c, grda_mu: strength and growth of its pruning.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
     """
 
     sdp: bool = True
@@ -65,9 +63,6 @@ class Config(RevisionOptions):
     candidates: float = Field(0.5, gt=0, le=1)
     examples: float = Field(0.5, gt=0, le=1)
     criterion_batches: int = Field(8, ge=1)
-    strength: float = Field(0.1, ge=0)
-    decay: float = Field(1.0, ge=0, le=1)
-    fisher_examples: int = Field(256, ge=1)
     optimizer: Literal["recipe", "grda"] = "recipe"
     grda_c: float = Field(0.005, ge=0)
     grda_mu: float = Field(0.51, gt=0.5, lt=1)
@@ -81,7 +76,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     """
     with seeded(context.seed):
         network = start_revision(context, config)
-        anchor = WeightAnchor(network, context, strength=config.strength, decay=config.decay, examples=config.fisher_examples)
+        anchor = WeightAnchor(network, context, config)
         gradients = partial(
             sharpness_gradients,
             losses=partial(_losses, network, context),
@@ -124,12 +119,10 @@ def _prunable(model: nn.Module, context: TaskContext) -> dict[str, torch.Tensor]
 @torch.no_grad()
 def _prune_(network: SharedNetwork, context: TaskContext, config: Config, anchor: WeightAnchor) -> dict[str, torch.Tensor]:
     """Puts the weights with the least saliency of every layer at 0 and averages the norms' statistics anew, in place; the masks that are left."""
-    model, data, head = network.model.cpu().eval(), network.data, network.head
+    model, head = network.model.cpu().eval(), network.head
     if not config.sparsity:
         return {}
-    stride = max(1, len(data.train) // (context.settings.batch_size * config.criterion_batches))
-    sample = Split(data.train.x[::stride], data.train.y[::stride])
-    batches = list(plain_batches(sample, data, context.settings.batch_size, torch.device("cpu")))[: config.criterion_batches]
+    batches = spread_batches(network.data, context.settings.batch_size, config.criterion_batches, torch.device("cpu"))
 
     def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(head.visible(logits, y), y)

@@ -9,33 +9,20 @@ parameters of norms are not held, and strength * F is limited so that steps do n
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
-from tsn_toolkit.trainer.revision import SETTINGS, RevisionOptions, finish_revision, start_revision, train_shared_
+from tsn_toolkit.trainer.revision import SETTINGS, finish_revision, start_revision, train_shared_
 from tsn_toolkit.trainer.training_hooks import TrainingHooks
-from tsn_toolkit.trainer.weight_anchor import WeightAnchor
+from tsn_toolkit.trainer.weight_anchor import PenaltyOptions, WeightAnchor
 
 __all__ = ["ISOLATION", "SETTINGS", "Config", "learn"]
 
 ISOLATION = "none"
 
 
-class Config(RevisionOptions):
-    """Options of `strategy.options`.
-
-    Attributes:
-        strength: factor of the penalty; importance is 1 for the mean weight of every task.
-        decay: what remains of the older tasks' importance after a task, 0..1.
-        fisher_examples: training examples from which the importance of a task is estimated.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
-    """
-
-    strength: float = Field(0.1, ge=0)
-    decay: float = Field(1.0, ge=0, le=1)
-    fisher_examples: int = Field(256, ge=1)
+class Config(PenaltyOptions):
+    """Options of `strategy.options`: those of the penalty and of every revision, and no others."""
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
@@ -46,7 +33,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     """
     with seeded(context.seed):
         network = start_revision(context, config)
-        anchor = WeightAnchor(network, context, strength=config.strength, decay=config.decay, examples=config.fisher_examples)
+        anchor = WeightAnchor(network, context, config)
         hooks = TrainingHooks(extra_loss=(lambda _: anchor.penalty()) if anchor.holds else None)
         train_shared_(network, context, config, name="training with a penalty", hooks=hooks)
         return finish_revision(network, context, config, strategy="ewc", remember=anchor.remember)

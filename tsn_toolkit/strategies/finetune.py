@@ -18,14 +18,7 @@ ISOLATION = "none"
 
 
 class Config(RevisionOptions):
-    """Options of `strategy.options`.
-
-    Attributes:
-        setting: task-, domain- or class-incremental.
-        bit_width: bits per stored weight.
-        calibration_batches: training batches for activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
-    """
+    """Options of `strategy.options`: those of every revision, and no others."""
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:

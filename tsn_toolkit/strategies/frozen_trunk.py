@@ -6,8 +6,6 @@ head (and two vectors per norm). A method that stores more per task has to beat 
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.filling import NORM_TYPES
@@ -17,26 +15,21 @@ from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
 from tsn_toolkit.trainer.loop import Phase, fit
 from tsn_toolkit.trainer.positive_gains import with_positive_gains
+from tsn_toolkit.trainer.strategy_options import StrategyOptions
 from tsn_toolkit.trainer.training_hooks import PLAIN
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
-class Config(BaseModel):
+class Config(StrategyOptions):
     """Options of `strategy.options`.
 
     Attributes:
         norms: train the norms too; otherwise they stay the trunk's.
-        calibration_batches: training batches for norms and activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     norms: bool = False
-    calibration_batches: int = Field(16, ge=1)
-    min_gain: float = Field(1e-3, gt=0)
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:

@@ -29,11 +29,7 @@ CALIBRATED = 64
 
 
 class Config(RevisionOptions):
-    """Options of `strategy.options`.
-
-    Attributes:
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
-    """
+    """Options of `strategy.options`: those of every revision, and no others."""
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:

@@ -32,7 +32,6 @@ class Config(RevisionOptions):
     Attributes:
         strength: factor of the distillation.
         temperature: of its softmaxes.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
     """
 
     strength: float = Field(1.0, gt=0)

@@ -15,7 +15,7 @@ task; `keep` is of the slots that are free, as in the paper's code. Isolation `e
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from tsn_toolkit.contracts import TaskResult
@@ -24,14 +24,16 @@ from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
+from tsn_toolkit.trainer.fit_selected import fit_selected_
 from tsn_toolkit.trainer.loop import Phase
-from tsn_toolkit.trainer.select_layers import fit_selected_, fix_codes_, require_free_slots, select_layers
+from tsn_toolkit.trainer.select_layers import fix_codes_, require_free_slots, select_layers
+from tsn_toolkit.trainer.strategy_options import StrategyOptions
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
-class Config(BaseModel):
+class Config(StrategyOptions):
     """Options of `strategy.options`.
 
     Attributes:
@@ -39,18 +41,12 @@ class Config(BaseModel):
         retrain: share of the task's epochs after pruning.
         retrain_rate: peak learning rate after pruning, relative to the task's.
         bit_width: bits per own weight.
-        calibration_batches: training batches for norms and activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     keep: float = Field(0.5, gt=0, lt=1)
     retrain: float = Field(0.4, gt=0, lt=1)
     retrain_rate: float = Field(0.1, gt=0)
     bit_width: int = Field(8, ge=1, le=8)
-    calibration_batches: int = Field(16, ge=1)
-    min_gain: float = Field(1e-3, gt=0)
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
@@ -63,7 +59,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     with seeded(context.seed):
         model, generator = starting_model(context), context.generator()
         small = select_layers(model, context, bit_width=config.bit_width)
-        retrain = max(1, round(config.retrain * context.epochs))
+        retrain = context.epochs_of(config.retrain)
         dense = Phase("all free slots", max(1, context.epochs - retrain), context.learning_rate, "hill")
         fit_selected_(small.model, context, dense, generator, min_gain=config.min_gain)
         prune_free_(small.model, config.keep)

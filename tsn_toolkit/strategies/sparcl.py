@@ -56,8 +56,6 @@ class Config(ReplayOptions):
         keep_gradients: fraction of a layer's gradients that is used; 1 switches gradient masking off.
         refresh_every: steps between new gradient patterns.
         remove: fraction of the training examples that is removed in the end; 0 switches data removal off.
-        buffer, replay_batch: as in `er`.
-        setting, bit_width, calibration_batches, min_gain: as in `finetune`.
     """
 
     replay: Literal["er", "der", "derpp"] = "derpp"
@@ -113,7 +111,7 @@ class _Sparse:
 
     def __init__(self, network: SharedNetwork, context: TaskContext, config: Config, *, replayed: int):
         graph, model = context.graph, network.model
-        self._epochs, self._every = context.epochs, max(1, round(STRETCH * context.epochs))
+        self._epochs, self._every = context.epochs, context.epochs_of(STRETCH)
         self._examples = min(context.settings.batch_size, len(network.data.train)) + replayed
         weights = {layer.name: model.get_parameter(f"{layer.name}.weight") for layer in graph.layers[1:] if layer.name != graph.head}
         self.cost = TrainingCost(graph.layers, head=graph.head, logits=len(network.head.classes))

@@ -18,7 +18,6 @@ import math
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from tsn_toolkit.contracts import TaskResult
@@ -29,8 +28,8 @@ from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
-from tsn_toolkit.trainer.loop import Phase
-from tsn_toolkit.trainer.select_layers import fit_selected_, require_free_slots, select_layers
+from tsn_toolkit.trainer.fit_selected import ScoredOptions, fit_scored_
+from tsn_toolkit.trainer.select_layers import require_free_slots, select_layers
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
@@ -38,22 +37,8 @@ SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # th
 SIGN_BITS = 1
 
 
-class Config(BaseModel):
-    """Options of `strategy.options`; the density is the plan's.
-
-    Attributes:
-        score_rate: learning rate of scores relative to the head's.
-        refresh_every: steps between exact refreshes of the masks.
-        calibration_batches: training batches for norms and activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    score_rate: float = Field(1.0, gt=0)
-    refresh_every: int = Field(1, ge=1)
-    calibration_batches: int = Field(16, ge=1)
-    min_gain: float = Field(1e-3, gt=0)
+class Config(ScoredOptions):
+    """Options of `strategy.options`: those of scores that are learned, and no others."""
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
@@ -68,16 +53,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         _forget_norms_and_biases_(model, context.graph.head)
         small = select_layers(model, context, bit_width=SIGN_BITS)
         _fix_weights_(small.model, context)
-        phase = Phase("scores", context.epochs, context.learning_rate, "hill", select_best=True)
-        fit_selected_(
-            small.model,
-            context,
-            phase,
-            context.generator(),
-            score_rate=config.score_rate,
-            refresh_every=config.refresh_every,
-            min_gain=config.min_gain,
-        )
+        fit_scored_(small.model, context, config, name="scores")
         for _, wrapper, latent in wrapped(small.model):
             wrapper.fit_codebook_(latent)
         return finish_task(small, model, {}, context, strategy="supsup", calibration_batches=config.calibration_batches, reestimate=True)

@@ -13,38 +13,28 @@ refreshed every `refresh_every` steps and not at each forward pass; norms and bi
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.parts.own_slots import start_scores_
 from tsn_toolkit.trainer.context import TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import finish_task
-from tsn_toolkit.trainer.loop import Phase
-from tsn_toolkit.trainer.select_layers import fit_selected_, fix_codes_, require_free_slots, select_layers
+from tsn_toolkit.trainer.fit_selected import ScoredOptions, fit_scored_
+from tsn_toolkit.trainer.select_layers import fix_codes_, require_free_slots, select_layers
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
 
 
-class Config(BaseModel):
-    """Options of `strategy.options`; the density is the plan's.
+class Config(ScoredOptions):
+    """Options of `strategy.options`.
 
     Attributes:
-        score_rate: learning rate of scores relative to weights.
-        refresh_every: steps between exact refreshes of the masks.
         bit_width: bits per own weight.
-        calibration_batches: training batches for norms and activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    score_rate: float = Field(1.0, gt=0)
-    refresh_every: int = Field(1, ge=1)
     bit_width: int = Field(8, ge=1, le=8)
-    calibration_batches: int = Field(16, ge=1)
-    min_gain: float = Field(1e-3, gt=0)
 
 
 def learn(context: TaskContext, config: Config) -> TaskResult:
@@ -58,15 +48,6 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         model = starting_model(context)
         small = select_layers(model, context, bit_width=config.bit_width)
         start_scores_(small.model)
-        phase = Phase("weights and scores", context.epochs, context.learning_rate, "hill", select_best=True)
-        fit_selected_(
-            small.model,
-            context,
-            phase,
-            context.generator(),
-            score_rate=config.score_rate,
-            refresh_every=config.refresh_every,
-            min_gain=config.min_gain,
-        )
+        fit_scored_(small.model, context, config, name="weights and scores")
         fix_codes_(small.model, context)
         return finish_task(small, model, {}, context, strategy="wsn", calibration_batches=config.calibration_batches, reestimate=True)

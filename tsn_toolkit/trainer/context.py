@@ -124,6 +124,10 @@ class TaskContext:
         """A fresh generator seeded for this task."""
         return torch.Generator().manual_seed(self.seed)
 
+    def epochs_of(self, share: float) -> int:
+        """Whole epochs that are a share (0..1) of the task's; one at least."""
+        return max(1, round(share * self.epochs))
+
 
 def starting_model(context: TaskContext, *, fresh_share: float = 1.0) -> nn.Module:
     """The full module where learning starts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ShrunkModel, TaskResult
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
+from tsn_toolkit.parts.finish import freeze_head_bias_, freeze_vectors_, scatter_all, to_integers_
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import full_sizes, gather_frozen
 from tsn_toolkit.parts.subnet_weight import wrapped
@@ -59,6 +60,7 @@ def finish_task(
         reestimate_norms_(model, inputs)
     steps.improve_vectors_(model)
     norms, biases = freeze_vectors_(model, context.graph.head, vectors)
+    integers = replace(integers, head=freeze_head_bias_(model, context.graph.head, integers.head, vectors))
     loss, accuracy = evaluate(model, context.data.validation, context.data, cpu)
     ranges = steps.choose_ranges(model, integers, inputs)
     steps.finish()

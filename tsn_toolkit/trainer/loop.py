@@ -222,6 +222,12 @@ def plain_batches(split: Split, task: TaskData, size: int, device: torch.device)
         yield to_device(x, device), split.y[start : start + size].to(device)
 
 
+def spread_batches(task: TaskData, size: int, count: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """At most `count` normalised batches of training inputs and labels, spread over the split, without augmentation."""
+    stride = max(1, len(task.train) // (size * count))
+    return list(plain_batches(Split(task.train.x[::stride], task.train.y[::stride]), task, size, device))[:count]
+
+
 def training_sample(task: TaskData, count: int) -> torch.Tensor:
     """At most `count` normalised training inputs, spread over the split: (n, ...)."""
     stride = max(1, len(task.train) // count)

@@ -36,7 +36,7 @@ from tsn_toolkit.parts.learned_rounding import learned_round
 from tsn_toolkit.parts.post_pruning import coded_bytes, post_prune_
 from tsn_toolkit.parts.rounding import Rule, float_copy, round_codes_
 from tsn_toolkit.parts.step_record import LayerChange, StepRecord
-from tsn_toolkit.parts.subnet_weight import plain_copy
+from tsn_toolkit.parts.wrapping import plain_copy
 from tsn_toolkit.quantizers.activations import build_integer_model
 from tsn_toolkit.quantizers.ranges import DEFAULT_PERCENTILE, calibrate_ranges
 from tsn_toolkit.trainer.codes_phase import EXAMPLES, validation_losses

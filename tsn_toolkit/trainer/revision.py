@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from tsn_toolkit.contracts import LayerCodes, Revision, Split, TaskData, TaskResult
@@ -37,6 +37,7 @@ from tsn_toolkit.trainer.finish_task import calibration_inputs
 from tsn_toolkit.trainer.loop import Phase, evaluate, fit, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
 from tsn_toolkit.trainer.positive_gains import with_positive_gains
+from tsn_toolkit.trainer.strategy_options import StrategyOptions
 from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks
 from tsn_toolkit.vocabulary import TRUNK
 
@@ -46,22 +47,16 @@ SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")
 Memory = Mapping[str, NDArray[Any]]
 
 
-class RevisionOptions(BaseModel):
+class RevisionOptions(StrategyOptions):
     """Options that every strategy of isolation `none` has.
 
     Attributes:
         setting: task-, domain- or class-incremental.
         bit_width: bits per stored weight.
-        calibration_batches: training batches for activation ranges.
-        min_gain: smallest gain of a foldable norm; keeps folded integers as they are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     setting: Setting = "task-incremental"
     bit_width: int = Field(8, ge=2, le=8)
-    calibration_batches: int = Field(16, ge=1)
-    min_gain: float = Field(1e-3, gt=0)
 
 
 @dataclass(frozen=True)

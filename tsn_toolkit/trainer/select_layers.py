@@ -6,19 +6,15 @@ there is one, else with the task's own weight. All units stay; the plan's densit
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from tsn_toolkit.contracts import ShrunkModel
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.graph.shrink import shrink
-from tsn_toolkit.parts.own_slots import refresh_masks_
 from tsn_toolkit.parts.slots import gather_frozen
-from tsn_toolkit.parts.subnet_weight import SubnetWeight, attach_, wrapped
+from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
+from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.context import TaskContext
-from tsn_toolkit.trainer.loop import Phase, fit
-from tsn_toolkit.trainer.positive_gains import with_positive_gains
-from tsn_toolkit.trainer.training_hooks import TrainingHooks
 
 
 def require_free_slots(context: TaskContext, strategy: str) -> None:
@@ -50,41 +46,6 @@ def select_layers(model: nn.Module, context: TaskContext, *, bit_width: int) -> 
         attach_(small.model.get_submodule(plan.name), wrapper)
     small.model.to(context.settings.device)
     return small
-
-
-def fit_selected_(
-    model: nn.Module,
-    context: TaskContext,
-    phase: Phase,
-    generator: torch.Generator,
-    *,
-    score_rate: float = 1.0,
-    min_gain: float,
-    refresh_every: int = 0,
-) -> None:
-    """Trains what wants gradients, scores without weight decay, in place; gains of foldable norms stay positive.
-
-    Args:
-        model: with wrapped layers.
-        context: the task.
-        phase: how long and how fast.
-        generator: of the shuffle and the augmentation.
-        score_rate: learning rate of scores relative to weights.
-        min_gain: smallest gain of a foldable norm.
-        refresh_every: steps between exact refreshes of the masks from the scores; 0: masks stay.
-    """
-    scores = [wrapper.score for _, wrapper, _ in wrapped(model)]
-    chosen = {id(score) for score in scores}
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]}]
-    if any(wrapper.learn_scores for _, wrapper, _ in wrapped(model)):
-        groups.append({"params": scores, "rate": score_rate, "weight_decay": 0.0})
-
-    def refresh(step: int) -> None:
-        if (step + 1) % refresh_every == 0:
-            refresh_masks_(model)
-
-    hooks = with_positive_gains(TrainingHooks(after_step=refresh if refresh_every else None), model, context.graph, min_gain)
-    fit(model, context.data, phase, context.settings, parameters=groups, generator=generator, progress=context.progress, hooks=hooks)
 
 
 def fix_codes_(model: nn.Module, context: TaskContext) -> None:

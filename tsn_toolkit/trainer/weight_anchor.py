@@ -2,8 +2,8 @@
 
     penalty = strength / 2 * sum_i F_i (w_i - w*_i)^2,   F <- decay * F + F_t   (`parts/fisher_penalty.py`)
 
-F_t is divided by its mean over all held weights (Schwarz et al., ICML 2018, normalise it too): a task that is learned well, or settles in a flat place,
-has small gradients and would else be held the less.
+F_t is divided by its mean over all held weights (Schwarz et al., ICML 2018, normalise it too): a task that is learned well, or settles in a flat
+place, has small gradients and would else be held the less.
 
 w* are the weights of the newest revision, in its stored integers; F is float32 in the memory of a revision, and its bytes count. Only weights of
 layers, their biases and the head are held. A stored norm has its statistics folded in and is stated anew with the next task's statistics, so that its
@@ -16,32 +16,44 @@ and training would diverge.
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from tsn_toolkit.filling import NORM_TYPES
 from tsn_toolkit.parts.fisher_penalty import diagonal_fisher, drawn_labels, quadratic_penalty
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.loop import training_sample
-from tsn_toolkit.trainer.revision import Memory, SharedNetwork
+from tsn_toolkit.trainer.revision import Memory, RevisionOptions, SharedNetwork
+
+
+class PenaltyOptions(RevisionOptions):
+    """Options that every strategy has that holds earlier weights by a penalty.
+
+    Attributes:
+        strength: factor of the penalty; the mean weight of a task has importance 1.
+        decay: what remains of the older tasks' importance after a task, 0..1.
+        fisher_examples: training examples from which the importance of a task is estimated.
+    """
+
+    strength: float = Field(0.1, ge=0)
+    decay: float = Field(1.0, ge=0, le=1)
+    fisher_examples: int = Field(256, ge=1)
 
 
 class WeightAnchor:
     """The penalty of one task, and the importance after it."""
 
-    def __init__(self, network: SharedNetwork, context: TaskContext, *, strength: float, decay: float, examples: int):
+    def __init__(self, network: SharedNetwork, context: TaskContext, options: PenaltyOptions):
         """The weights as they are now are w*.
 
         Args:
             network: at the beginning of the task.
             context: the task.
-            strength: factor of the penalty, per mean importance.
-            decay: what remains of the older tasks' importance after the task, 0..1.
-            examples: training examples from which the importance of the task is estimated.
+            options: of the strategy.
         """
-        self._network, self._context = network, context
-        self._strength, self._decay, self._examples = strength, decay, examples
+        self._network, self._context, self._options = network, context, options
         device = context.settings.device
-        limit = 1 / (strength * context.learning_rate) if strength else float("inf")
+        limit = 1 / (options.strength * context.learning_rate) if options.strength else float("inf")
         self._fisher = {name: torch.from_numpy(values).to(device).clamp_max(limit) for name, values in network.memory.items()}
         self._parameters = {name: parameter for name, parameter in network.model.named_parameters() if name in self._fisher}
         self._anchors = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
@@ -53,10 +65,10 @@ class WeightAnchor:
 
     def penalty(self) -> torch.Tensor:
         """The penalty now (scalar); only where there are earlier tasks."""
-        return self._strength * quadratic_penalty(self._parameters, self._anchors, self._fisher)
+        return self._options.strength * quadratic_penalty(self._parameters, self._anchors, self._fisher)
 
     def losses_without(self, name: str) -> torch.Tensor:
-        """What earlier tasks lose, to second order and up to one factor, if a weight of the parameter becomes 0: F w^2, w as it is now, on the CPU."""
+        """F w^2, w as it is now: what earlier tasks lose if a weight becomes 0, to second order and up to one factor; on the CPU."""
         return (self._fisher[name] * self._parameters[name].detach().square()).cpu()
 
     def remember(self, model: nn.Module) -> Memory:
@@ -66,15 +78,15 @@ class WeightAnchor:
             model: finished, in evaluation mode on the CPU.
         """
         data, visible = self._network.data, self._network.head.visible
-        x = training_sample(data, self._examples)
-        stride = max(1, len(data.train) // self._examples)
+        x = training_sample(data, self._options.fisher_examples)
+        stride = max(1, len(data.train) // self._options.fisher_examples)
         with torch.no_grad():
             logits = visible(model(x), data.train.y[::stride][: len(x)])
         names = held_parameters(model)
         fresh = diagonal_fisher(model, names, x, drawn_labels(logits, self._context.generator()), visible)
         _divide_by_mean_(fresh)
         for name, values in self._network.memory.items():
-            fresh[name][: len(values)] += self._decay * torch.from_numpy(values)
+            fresh[name][: len(values)] += self._options.decay * torch.from_numpy(values)
         return {name: values.numpy() for name, values in fresh.items()}
 
 

@@ -1,0 +1,51 @@
+"""What wrapped layers train with: scores at a rate of their own and without weight decay, masks refreshed when they are due."""
+
+from dataclasses import replace
+
+import learning_samples as samples
+import pytest
+
+from tsn_toolkit.parts.subnet_weight import wrapped
+from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer import fit_selected
+from tsn_toolkit.trainer.context import starting_model
+from tsn_toolkit.trainer.fit_selected import ScoredOptions, fit_scored_, fit_selected_
+from tsn_toolkit.trainer.loop import Phase
+from tsn_toolkit.trainer.select_layers import select_layers
+
+
+@pytest.fixture
+def context(tmp_path):
+    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+    return samples.make_context(store, samples.make_data())
+
+
+@pytest.fixture
+def model(context):
+    return select_layers(starting_model(context), context, bit_width=8).model
+
+
+@pytest.mark.parametrize("learn_scores", [True, False])
+def test_groups_of_the_optimizer(context, model, monkeypatch, learn_scores):
+    seen = {}
+    monkeypatch.setattr(fit_selected, "fit", lambda *_, parameters, train_norms, **__: seen.update(groups=parameters, norms=train_norms))
+    for _, wrapper, _ in wrapped(model):
+        wrapper.learn_scores = learn_scores
+    model.bn1.weight.requires_grad_(False)
+    fit_selected_(model, context, Phase("x", 1, 0.1), context.generator(), min_gain=1e-3, score_rate=3.0)
+    scores = {id(wrapper.score) for _, wrapper, _ in wrapped(model)}
+    weights = {id(p) for p in model.parameters()} - scores - {id(model.bn1.weight)}
+    assert {id(p) for p in seen["groups"][0]["params"]} == weights and len(scores) == 4
+    rest = [(group["rate"], group["weight_decay"], {id(p) for p in group["params"]}) for group in seen["groups"][1:]]
+    assert rest == ([(3.0, 0.0, scores)] if learn_scores else [])
+    assert seen["norms"] is True
+    fit_selected_(model, replace(context, trained_trunk=True), Phase("x", 1, 0.1), context.generator(), min_gain=1e-3)
+    assert seen["norms"] is False
+
+
+def test_masks_are_refreshed_every_so_many_steps(context, model, monkeypatch):
+    """Three epochs of five steps, every fourth: after steps 4, 8 and 12."""
+    calls = []
+    monkeypatch.setattr(fit_selected, "refresh_masks_", calls.append)
+    fit_scored_(model, context, ScoredOptions(refresh_every=4), name="x")
+    assert calls == [model] * 3
