@@ -94,11 +94,9 @@ def _best(by_layer_names: bool) -> tuple[Variant, ...]:
         settings = (*layers, *SMALL, "plan.bit_width=3")
         what = "planes in two convolutions, 0.6 of the first, 0.01, 0.02 of the linear layers, 3-bit codes, int8 vectors, 4-bit heads"
         child = _by_layer("child_overrides", (0.4, None, None, 0.005, 0.01))
-        whole = "encoding: codes, density: 1.0, granularity: element, bit_width: 3"
-        wide_layers = _by_layer("layer_overrides", (1.0, PLANES, PLANES, 0.02, 0.04))
-        wide = (*density_keys(0.05), wide_layers, _by_layer("child_overrides", (1.0, whole, whole, 0.02, 0.04)), "trunk.word_bits=48", *SMALL)
         more = (
-            Variant("wide", "later tasks own all of the convolutions, 3 and 4 bits, and 0.02, 0.04 of the linear layers", wide, "best combination"),
+            _wide("wide", 3),
+            _wide("wide-2bit", 2),
             Variant("convs-denser", "0.6, 0.3, 0.15 of the convolutions, 0.01, 0.02 of the linear layers, 4-bit codes", by_hand, "density by hand"),
             Variant("mixed", what, settings, "best combination"),
         )
@@ -109,6 +107,15 @@ def _best(by_layer_names: bool) -> tuple[Variant, ...]:
         best = Variant("best", "as erk-05, 3-bit codes, int8 vectors, 4-bit heads", settings, "best combination")
     alone = Variant("alone-best", "control: as best, nothing inherited", (*settings, *NOBODY), "no sharing (control)")
     return (*more, best, alone)
+
+
+def _wide(name: str, bits: int) -> Variant:
+    """For accuracy: later tasks have two convolutions of their own, at so many bits."""
+    whole = f"encoding: codes, density: 1.0, granularity: element, bit_width: {bits}"
+    layers = _by_layer("layer_overrides", (1.0, PLANES, PLANES, 0.02, 0.04))
+    settings = (*density_keys(0.05), layers, _by_layer("child_overrides", (1.0, whole, whole, 0.02, 0.04)), "trunk.word_bits=48", *SMALL)
+    what = f"later tasks own all of the convolutions, {bits} and 4 bits, and 0.02, 0.04 of the linear layers"
+    return Variant(name, what, settings, "best combination")
 
 
 def _controls() -> tuple[Variant, ...]:
