@@ -10,7 +10,7 @@ With all three off it is the replay method itself, to the bit. Operations of tra
 validation numbers as `training_flops`. Masks of single weights (`granularity: element`, as published) save operations on paper: kernels are dense, so
 the clock does not follow them. With `granularity: unit` channels and hidden units go (`parts/dynamic_units.py`), and training runs on the network
 that is left, so that operations, the clock and the stored bytes fall together. The first task trains densely for a first stretch, then units are
-chosen, once for all tasks; later tasks start from the small network that the store holds.
+chosen; later tasks start from the small network that the store holds, with a few of its units drawn anew.
 
 Deviations: the gradient in the importance is that of the last step's whole loss, before the optimizer moved; a slot whose stored integer is 0 counts
 as masked at the start of the next task; layers are all but the first and the head, where the public code takes the 3x3 convolutions of a ResNet;
@@ -30,7 +30,7 @@ from pydantic import Field
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.parts.data_removal import DataRemoval
 from tsn_toolkit.parts.dynamic_mask import DynamicMask
-from tsn_toolkit.parts.dynamic_units import choose_units
+from tsn_toolkit.parts.dynamic_units import choose_units, redraw_units_
 from tsn_toolkit.parts.gradient_mask import GradientMask
 from tsn_toolkit.parts.kept_units import without_units
 from tsn_toolkit.parts.training_cost import TrainingCost
@@ -62,6 +62,7 @@ class Config(ReplayOptions):
         sparsity: fraction of the weights of each masked layer that is zero; 0 switches masking off. Of `unit`: of layers between two groups that
             lose units.
         swing: how far the sparsity goes to either side within a task, of `element`.
+        redraw: fraction of the units that is exchanged for others between tasks, of `unit`.
         gradient_weight: of |gradient| beside |weight| in the importance.
         keep_gradients: fraction of a layer's gradients, those of removed units included, that is used; 1 switches gradient masking off.
         refresh_every: steps between new gradient patterns.
@@ -74,6 +75,7 @@ class Config(ReplayOptions):
     granularity: Literal["element", "unit"] = "element"
     sparsity: float = Field(0.75, ge=0, lt=1)
     swing: float = Field(0.01, ge=0, lt=0.5)
+    redraw: float = Field(0.1, ge=0, le=1)
     gradient_weight: float = Field(0.5, ge=0)
     keep_gradients: float = Field(0.2, gt=0, le=1)
     refresh_every: int = Field(30, ge=1)
@@ -116,13 +118,16 @@ class _Training:
         self.flops = 0.0
 
     def on_fewer_units(self, network: SharedNetwork) -> SharedNetwork:
-        """The network without the units that the newest revision lacks; where it lacks none, they are chosen after a dense first stretch."""
-        masks, config = network.unit_masks, self._config
-        if not masks:
-            epochs = self._context.epochs_of(STRETCH)
-            self._run_(network, Phase("dense training with replay", epochs, self._context.learning_rate, "rise"))
-            masks = choose_units(network.model, self._context.graph, sparsity=config.sparsity, gradient_weight=config.gradient_weight)
-        model, units = without_units(network.model, self._context.graph, masks)
+        """The network with as many units as the newest revision has; where it has all, they are chosen after a dense first stretch."""
+        context, config, graph = self._context, self._config, self._context.graph
+        if network.unit_masks:
+            generator = torch.Generator().manual_seed(context.seed + 2)
+            fresh = context.factory()
+            masks = redraw_units_(network.model, graph, network.unit_masks, share=config.redraw, fresh=fresh, generator=generator)
+        else:
+            self._run_(network, Phase("dense training with replay", context.epochs_of(STRETCH), context.learning_rate, "rise"))
+            masks = choose_units(network.model, graph, sparsity=config.sparsity, gradient_weight=config.gradient_weight)
+        model, units = without_units(network.model, graph, masks)
         return replace(network, model=model, units=units)
 
     def finish_(self, network: SharedNetwork) -> Mapping[str, torch.Tensor]:
