@@ -116,10 +116,10 @@ def test_removed_units_are_pruned_everywhere_and_take_fewer_bytes(store, small_s
     assert len(small_store.encode(result, {})) < len(store.encode(element, {})) < len(store.encode(second(store, **OFF), {}))
 
 
-def test_later_tasks_have_the_units_of_the_first(small_store):
-    before, after = small_store.weights("first").unit_masks, second(small_store, **UNITS).unit_masks
-    for name, mask in before.items():
-        np.testing.assert_array_equal(mask, after[name])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_later_task_exchanges_the_share_of_units_that_is_asked_for(small_store, share):
+    before, after = small_store.weights("first").unit_masks, second(small_store, **UNITS, redraw=share).unit_masks
+    assert {name: int((mask & ~after[name]).sum()) for name, mask in before.items()} == {name: share * count for name, count in KEPT.items()}
 
 
 def test_the_extracted_network_answers_as_the_one_that_was_trained(small_store):

@@ -30,9 +30,10 @@ from pydantic import Field
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.parts.data_removal import DataRemoval
 from tsn_toolkit.parts.dynamic_mask import DynamicMask
-from tsn_toolkit.parts.dynamic_units import choose_units, redraw_units_
+from tsn_toolkit.parts.dynamic_units import choose_units
 from tsn_toolkit.parts.gradient_mask import GradientMask
 from tsn_toolkit.parts.kept_units import without_units
+from tsn_toolkit.parts.redrawn_units import redraw_units_
 from tsn_toolkit.parts.training_cost import TrainingCost
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
