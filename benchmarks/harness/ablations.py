@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.markdown import markdown_table
 from harness.results import Line
 from harness.statistics import spread
-from harness.strategies import PARTS
+from harness.strategies import PARTS, SPARCL_UNITS
 
 Lines = Mapping[str, Sequence[Line]]
 
@@ -18,24 +18,24 @@ def ablations(lines: Lines) -> list[str]:
     """Headings and tables of the methods of which at least two choices were measured."""
     sections = []
     for title, names, choices in (("SparCL's parts, over ER", tuple(PARTS), _sparcl_choices()), ("EsaCL's parts", ("SDP", "IDS"), _ESACL_CHOICES)):
-        rows = [[f"`{name}`", *("on" if on else "" for on in chosen), *_measured(lines[name])] for name, chosen in choices.items() if name in lines]
+        rows = [[f"`{name}`", *chosen, *_measured(lines[name])] for name, chosen in choices.items() if name in lines]
         if len(rows) > 1:
             sections += [f"## {title}", markdown_table(("variant", *names, *_MEASURED_HEAD), rows)]
     return sections
 
 
-_ESACL_CHOICES = {"esacl-plain": (False, False), "esacl-sdp": (True, False), "esacl": (True, True)}
+_ESACL_CHOICES = {"esacl-plain": ("", ""), "esacl-sdp": ("on", ""), "esacl": ("on", "on")}
 """Selection of examples is a part of the sharpness-aware step, so that there is none without SDP."""
 
 
-def _sparcl_choices() -> dict[str, tuple[bool, ...]]:
+def _sparcl_choices() -> dict[str, tuple[str, ...]]:
     """Variant -> which parts are on; none of them: `er`."""
-    choices = {"er": (False,) * len(PARTS)}
+    choices = {"er": ("",) * len(PARTS)}
     for bits in range(1, 2 ** len(PARTS)):
-        chosen = tuple(bool(bits >> position & 1) for position in range(len(PARTS)))
+        chosen = tuple("on" if bits >> position & 1 else "" for position in range(len(PARTS)))
         parts = [part for part, on in zip(PARTS, chosen, strict=True) if on]
         choices["sparcl-er" + ("" if all(chosen) else "-" + "-".join(parts))] = chosen
-    return choices
+    return {**choices, SPARCL_UNITS: tuple("units" if part == "mask" else "on" for part in PARTS)}
 
 
 def _measured(own: Sequence[Line]) -> list[str]:

@@ -19,6 +19,10 @@ PARTS = {"mask": "strategy.options.sparsity=0.75", "data": "strategy.options.rem
 OFF = {"mask": "strategy.options.sparsity=0.0", "data": "strategy.options.remove=0.0", "gradients": "strategy.options.keep_gradients=1.0"}
 
 
+SPARCL_UNITS = "sparcl-er-unit"
+"""All three parts, with channels and hidden units in place of single weights."""
+
+
 def strategy_variants(*, new_classes: bool) -> tuple[Variant, ...]:
     """Every strategy, in the order of the table.
 
@@ -77,12 +81,14 @@ def _esacl() -> Iterator[Variant]:
 
 
 def _sparcl() -> Iterator[Variant]:
-    """Over ER every choice of parts but none (which is `er` itself), over DER++ all of them."""
+    """Over ER every choice of parts but none (which is `er` itself), over DER++ all of them; over ER all of them with whole units too."""
     for chosen in product((True, False), repeat=len(PARTS)):
         parts = [part for part, on in zip(PARTS, chosen, strict=True) if on]
         if parts:
             yield _sparse_replay("er", parts)
     yield _sparse_replay("derpp", list(PARTS))
+    settings = _sparse_replay("er", list(PARTS), "strategy.options.granularity=unit").overrides
+    yield Variant(SPARCL_UNITS, "er, all three parts, whole units masked: training on the smaller network", settings, "sparcl")
 
 
 def _sparse_replay(replay: str, parts: list[str], *more: str) -> Variant:

@@ -8,7 +8,8 @@ from harness.benchmarks import variants_of
 @pytest.fixture
 def lines(make_line):
     numbers = {"training_flops": 3e12, "isolation": "none", "bwt": -0.1}
-    return {name: [make_line(name, seed, acc=0.5, **numbers) for seed in (0, 1)] for name in ("er", "sparcl-er", "sparcl-er-mask-gradients")}
+    names = ("er", "sparcl-er", "sparcl-er-mask-gradients", "sparcl-er-unit")
+    return {name: [make_line(name, seed, acc=0.5, **numbers) for seed in (0, 1)] for name in names}
 
 
 def test_a_row_says_which_parts_are_on(lines):
@@ -20,6 +21,7 @@ def test_a_row_says_which_parts_are_on(lines):
         "`er`": ["", "", ""],
         "`sparcl-er`": ["on", "on", "on"],
         "`sparcl-er-mask-gradients`": ["on", "", "on"],
+        "`sparcl-er-unit`": ["units", "on", "on"],
     }
     assert rows[0][4:] == ["2", "50.00 ± 0.00", "-10.00 ± 0.00", "3.000 ± 0.000", "30.0 ± 0.0", "50.0 ± 0.0"]
 
@@ -32,5 +34,5 @@ def test_every_choice_is_a_variant(make_line):
     names = {variant.name for variant in variants_of("permuted_mnist")}
     everything = {name: [make_line(name, training_flops=1.0)] for name in names}
     tables = "\n".join(ablations(everything))
-    assert tables.count("| `sparcl-er") == 7
+    assert tables.count("| `sparcl-er") == 8
     assert tables.count("| `esacl") == 3

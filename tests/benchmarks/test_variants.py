@@ -45,9 +45,10 @@ def test_every_choice_of_sparcls_parts_is_there_once():
         if variant.name.startswith("sparcl-er"):
             options = load_options(variant)
             assert (options["replay"], options["beta"]) == ("er", 1.0), "or it would not be `er` with the parts off"
-            choices.append(tuple(options[name] != off[name] for name in names))
+            choices.append((options["granularity"], *(options[name] != off[name] for name in names)))
+    assert choices.pop() == ("unit", True, True, True)
     assert len(choices) == len(set(choices)) == 7
-    assert (False, False, False) not in choices
+    assert {granularity for granularity, *_ in choices} == {"element"} and ("element", False, False, False) not in choices
 
 
 def load_options(variant):

@@ -41,3 +41,13 @@ def test_operations_are_those_that_torch_runs():
     for step in (0, 1):
         assert numbers_in(lambda: mask.apply_(step, {}), ("abs", "kthvalue", "mul")) == mask.operations(step)  # noqa: B023
     assert (mask.operations(0), mask.operations(1)) == (189, 63)
+
+
+def test_the_fraction_may_be_of_more_slots_than_are_left():
+    weight = weight_with(torch.tensor([8.0, 7.0, 1.0, 2.0]))
+    mask = GradientMask({"w": weight}, keep=0.25, refresh_every=1, slots={"w": 12})
+    mask.apply_(0, {})
+    assert weight.grad.tolist() == [8, 7, 0, 2] and mask.densities == {"w": 0.75}
+    weight.grad = torch.tensor([8.0, 7.0, 1.0, 2.0])
+    GradientMask({"w": weight}, keep=0.25, refresh_every=1, slots={"w": 40}).apply_(0, {})
+    assert weight.grad.tolist() == [8, 7, 1, 2], "no more than there are"

@@ -17,13 +17,20 @@ from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.loop import evaluate
 
 STRATEGIES = [name for name in registry.names("tsn_toolkit.strategies") if registry.load("tsn_toolkit.strategies", name).ISOLATION == "none"]
-OPTIONS = {"sparcl": {"sparsity": 0.5, "keep_gradients": 0.5}}
-"""Of strategies whose defaults learn too slowly for the fifteen steps of a test."""
+STRATEGIES += ["sparcl:unit"]
+SPARSE = {"sparsity": 0.5, "keep_gradients": 0.5}
+OPTIONS = {"sparcl": SPARSE, "sparcl:unit": {**SPARSE, "granularity": "unit"}}
+"""Of variants, and of strategies whose defaults learn too slowly for the fifteen steps of a test."""
 KINDS = {"first": (0, 1, 2), "second": (5, 3, 4)}
 
 
 def data_of(name, classes=None):
     return samples.make_data(name, classes or KINDS[name])
+
+
+def learn(strategy, context, **options):
+    """A strategy, or a variant of one after a colon, with its options of this file."""
+    return samples.learn(strategy.partition(":")[0], context, **{**OPTIONS.get(strategy, {}), **options})
 
 
 def context_of(store, data, earlier=(), **changes):
@@ -46,7 +53,7 @@ class Laboratory:
 
     def _one(self, strategy, setting):
         store = self.store()
-        return store, samples.learn(strategy, context_of(store, data_of("first")), setting=setting, **OPTIONS.get(strategy, {}))
+        return store, learn(strategy, context_of(store, data_of("first")), setting=setting)
 
     def _two(self, strategy, setting):
         _, result = self.one(strategy, setting)
@@ -54,7 +61,7 @@ class Laboratory:
         store.commit(result, {})
         classes = KINDS["first"] if setting == "domain-incremental" else KINDS["second"]
         context = context_of(store, data_of("second", classes), (data_of("first"),), seed=12)
-        result = samples.learn(strategy, context, setting=setting, **OPTIONS.get(strategy, {}))
+        result = learn(strategy, context, setting=setting)
         store.commit(result, {})
         return store, result, context
 
@@ -73,7 +80,7 @@ def test_the_same_seed_gives_the_same_result_and_arguments_stay_as_they_were(lab
     _, result, context = lab.two(strategy, "task-incremental")
     plain = dataclasses.replace(context, factory=None, earlier=None)
     kept = copy.deepcopy(plain)
-    samples.assert_equal(samples.learn(strategy, context, **OPTIONS.get(strategy, {})), result)
+    samples.assert_equal(learn(strategy, context), result)
     samples.assert_equal(plain, kept)
 
 
@@ -82,7 +89,7 @@ def test_global_state_is_put_back(lab, strategy):
     torch.manual_seed(123)
     np.random.seed(5)
     before = torch.get_rng_state(), torch.is_grad_enabled(), np.random.get_state()[1].copy()
-    samples.learn(strategy, context_of(lab.store(), data_of("first"), epochs=1))
+    learn(strategy, context_of(lab.store(), data_of("first"), epochs=1))
     assert torch.equal(before[0], torch.get_rng_state()) and torch.is_grad_enabled() == before[1]
     assert np.array_equal(before[2], np.random.get_state()[1])
 
@@ -91,7 +98,7 @@ def test_global_state_is_put_back(lab, strategy):
 def test_test_data_decide_nothing(lab, strategy):
     data = data_of("first")
     other = dataclasses.replace(data, test=dataclasses.replace(data.test, x=255 - data.test.x, y=data.test.y.flip(0)))
-    again = samples.learn(strategy, context_of(lab.store(), other), **OPTIONS.get(strategy, {}))
+    again = learn(strategy, context_of(lab.store(), other))
     samples.assert_equal(again, lab.one(strategy, "task-incremental")[1])
 
 
@@ -100,7 +107,7 @@ def test_test_data_decide_nothing(lab, strategy):
 def test_the_newest_revision_answers_for_every_task_from_its_folder(lab, strategy, setting):
     store, result, context = lab.two(strategy, setting)
     store = Store.open(store.path)
-    assert (result.isolation, result.strategy, list(result.revision.rows)) == ("none", strategy, ["first", "second"])
+    assert (result.isolation, result.strategy, list(result.revision.rows)) == ("none", strategy.partition(":")[0], ["first", "second"])
     expected = {"task-incremental": (3, 6), "domain-incremental": (3, 3), "class-incremental": (6, 6)}[setting]
     for name, data in (("first", data_of("first")), ("second", context.data)):
         found = answer(store, name)
@@ -129,13 +136,13 @@ def test_before_the_second_task_the_first_revision_answers(lab, strategy):
 @both
 def test_integers_keep_to_the_bits_and_to_the_largest_code(lab, strategy):
     context = context_of(lab.store(), data_of("first"), plan=samples.plan(max_code=20), epochs=1)
-    for codes in samples.learn(strategy, context, bit_width=5).layers.values():
+    for codes in learn(strategy, context, bit_width=5).layers.values():
         assert codes.bit_width == 5 and np.abs(codes.codebook.astype(int)).max() <= 20
 
 
 @both
 def test_it_continues_a_trained_trunk(lab, strategy):
-    result = samples.learn(strategy, context_of(lab.store("checkpoint"), data_of("first")), **OPTIONS.get(strategy, {}))
+    result = learn(strategy, context_of(lab.store("checkpoint"), data_of("first")))
     assert result.parent == "trunk" and result.validation["accuracy"] > 0.45
 
 
@@ -145,11 +152,11 @@ def test_other_classes_are_refused_where_domains_change(lab, strategy):
     store = lab.store()
     store.commit(result, {})
     with pytest.raises(RecipeError, match=r"task `second` has \[3, 4, 5\]"):
-        samples.learn(strategy, context_of(store, data_of("second"), (data_of("first"),)), setting="domain-incremental")
+        learn(strategy, context_of(store, data_of("second"), (data_of("first"),)), setting="domain-incremental")
 
 
 @both
 def test_a_store_keeps_to_one_setting(lab, strategy):
     store, _, _ = lab.two(strategy, "task-incremental")
     with pytest.raises(RecipeError, match="`strategy.options.setting` is class-incremental"):
-        samples.learn(strategy, context_of(store, data_of("third", (0, 1, 2))), setting="class-incremental")
+        learn(strategy, context_of(store, data_of("third", (0, 1, 2))), setting="class-incremental")

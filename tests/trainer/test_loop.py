@@ -172,6 +172,10 @@ def test_every_hook_is_called_in_its_place():
     ]
     assert calls == [("optimizer", 1), *epochs[0], *epochs[1]]
     assert moved == [False, True, True, True] and [record["loss"] for record in history] == [7.0, 7.0]
+    calls.clear()
+    later = Phase("x", 1, 0.1, first_epoch=4)
+    fit(model, data, later, samples.SETTINGS, parameters=all_parameters(model), generator=generator(), hooks=hooks)
+    assert calls[1:3] == [("before epoch", 4), ("chosen", 4)] and ("before step", 0) in calls
 
 
 def test_logits_that_do_not_compete_take_no_part_in_loss_and_accuracy():

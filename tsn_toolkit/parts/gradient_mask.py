@@ -21,14 +21,16 @@ class GradientMask:
         densities: name -> fraction of the gradients that is used.
     """
 
-    def __init__(self, weights: Mapping[str, torch.Tensor], *, keep: float, refresh_every: int):
+    def __init__(self, weights: Mapping[str, torch.Tensor], *, keep: float, refresh_every: int, slots: Mapping[str, int] | None = None):
         """Nothing is looked at yet.
 
         Args:
             weights: name -> parameter with a gradient at every step.
             keep: fraction of all slots of a layer whose gradient is used, in (0, 1].
             refresh_every: steps between new patterns.
+            slots: name -> number of slots that the fraction is of, where some of a layer's slots have been removed; left out: those of the weight.
         """
+        self._slots = {name: weight.numel() for name, weight in weights.items()} | dict(slots or {})
         self._weights, self._keep, self._refresh_every = dict(weights), keep, refresh_every
         self.patterns: dict[str, torch.Tensor] = {}
         self.densities: dict[str, float] = {}
@@ -44,7 +46,7 @@ class GradientMask:
             if weight.grad is None:
                 continue
             if self.refreshes(step) or name not in self.patterns:
-                self.patterns[name] = self._pattern(weight.grad, active.get(name))
+                self.patterns[name] = self._pattern(name, weight.grad, active.get(name))
                 self.densities[name] = int(self.patterns[name].sum()) / weight.numel()
             weight.grad.mul_(self.patterns[name])
 
@@ -56,8 +58,8 @@ class GradientMask:
         """Operations of `apply_`, per weight: the pattern applied; where it is new, an absolute value and a selection."""
         return (3 if self.refreshes(step) else 1) * sum(weight.numel() for weight in self._weights.values())
 
-    def _pattern(self, gradient: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
+    def _pattern(self, name: str, gradient: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
         size = gradient.abs()
         able = size.numel() if active is None else int(active.sum())
         ranked = size if active is None else torch.where(active, size, -torch.inf)
-        return top_mask(ranked, min(keep_count(self._keep, size.numel()), able))
+        return top_mask(ranked, min(keep_count(self._keep, self._slots[name]), able))

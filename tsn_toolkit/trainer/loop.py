@@ -68,6 +68,7 @@ class Phase:
     schedule: Literal["rise", "fall", "hill"] = "hill"
     select_best: bool = False
     label_weight: float = 1.0
+    first_epoch: int = 0
 
 
 def rate_at(phase: Phase, step: int, steps: int) -> float:
@@ -128,8 +129,8 @@ def fit(
         if not train_norms:
             _hold_norms_(model)
         if hooks.before_epoch is not None:
-            hooks.before_epoch(epoch)
-        chosen = None if hooks.examples is None else hooks.examples.chosen(epoch)
+            hooks.before_epoch(phase.first_epoch + epoch)
+        chosen = None if hooks.examples is None else hooks.examples.chosen(phase.first_epoch + epoch)
         count, total = max(1, len(task.train if chosen is None else chosen) // settings.batch_size), 0.0
         for index, (taken, x, y) in enumerate(training_batches(task, settings, generator, count, chosen)):
             for group in optimizer.param_groups:

@@ -8,6 +8,8 @@ task is finished, with the logits of the finished network in its stored integers
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -90,6 +92,12 @@ class Replay:
             x, rows, stored, width = self._draw(self.buffer)
             loss = loss + self._logits * logit_loss(self._forward(x), stored, width, rows, head)
         return loss
+
+    def on(self, network: SharedNetwork) -> Replay:
+        """The same replay, draws continued, on another network of the task."""
+        other = copy.copy(self)
+        other._network = network
+        return other
 
     @property
     def examples_per_step(self) -> int:

@@ -13,7 +13,7 @@ is small, and it is part of every measured number, because the next task starts 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from tsn_toolkit.contracts import LayerCodes, Revision, Split, TaskData, TaskResult
+from tsn_toolkit.contracts import LayerCodes, LayerPlanes, Revision, Split, TaskData, TaskResult, TaskWeights
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.filling import fill_, write_weight_
 from tsn_toolkit.model_loading import set_head
-from tsn_toolkit.parts.finish import freeze_vectors_, round_head_
+from tsn_toolkit.parts.finish import SmallIntegers, freeze_vectors_, round_head_, scatter_all
 from tsn_toolkit.parts.head_rows import HeadRows, Setting
+from tsn_toolkit.parts.kept_units import KeptUnits
 from tsn_toolkit.parts.rounded_layer import round_layer
 from tsn_toolkit.parts.slots import layer_integers
 from tsn_toolkit.quantizers.activations import calibrate_ranges
@@ -64,11 +65,13 @@ class SharedNetwork:
     """The one network at the beginning of a task.
 
     Attributes:
-        model: the full module with the logits of all tasks so far; it is trained in place.
+        model: the module with the logits of all tasks so far; it is trained in place.
         head: which logits are whose.
         data: the task with its labels as logits.
         known: number of logits that earlier tasks have.
         memory: what the method kept at the end of the task before; empty for the first.
+        unit_masks: group name -> bool (size,), the units that the newest revision has; groups left out have all.
+        units: those that the model has; None: it is the full module, in which removed units hold zeros.
     """
 
     model: nn.Module
@@ -76,6 +79,8 @@ class SharedNetwork:
     data: TaskData
     known: int
     memory: Memory
+    unit_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    units: KeptUnits | None = None
 
 
 def start_revision(context: TaskContext, options: RevisionOptions) -> SharedNetwork:
@@ -100,7 +105,8 @@ def start_revision(context: TaskContext, options: RevisionOptions) -> SharedNetw
     head = rows.with_task(context.data.name, context.data.classes, options.setting)
     model = _first_model(context) if before is None else _resumed_model(context, len(head.classes))
     known, memory = (0, {}) if before is None else (len(context.start_classes), before.memory)
-    return SharedNetwork(model.to(context.settings.device), head, as_logits(context.data, head), known, memory)
+    masks = context.start.unit_masks if before is not None and isinstance(context.start, TaskWeights) else {}
+    return SharedNetwork(model.to(context.settings.device), head, as_logits(context.data, head), known, memory, masks)
 
 
 def as_logits(data: TaskData, head: HeadRows) -> TaskData:
@@ -126,14 +132,28 @@ def train_shared_(
         name: of the phase.
         hooks: what the strategy adds; which logits compete is the network's affair.
     """
+    phase = Phase(name, context.epochs, context.learning_rate, "hill")
+    train_stretch_(network, context, options, phase, generator=context.generator(), hooks=hooks)
+
+
+def train_stretch_(
+    network: SharedNetwork, context: TaskContext, options: RevisionOptions, phase: Phase, *, generator: torch.Generator, hooks: TrainingHooks
+) -> None:
+    """One stretch of `train_shared_`, in place.
+
+    Args:
+        network, context, options, hooks: as there.
+        phase: how long and how fast.
+        generator: of the shuffle and the augmentation.
+    """
     model = network.model
     fit(
         model,
         network.data,
-        Phase(name, context.epochs, context.learning_rate, "hill"),
+        phase,
         context.settings,
         parameters=[{"params": list(model.parameters())}],
-        generator=context.generator(),
+        generator=generator,
         progress=context.progress,
         hooks=with_positive_gains(replace(hooks, visible=network.head.visible), model, context.graph, options.min_gain),
     )
@@ -161,23 +181,27 @@ def finish_revision(
         masks: layer name -> bool, shape of the weight, True = kept; layers left out are dense.
     """
     model, head = network.model.cpu().eval(), context.graph.head
-    layers = _round_layers_(model, context, options.bit_width, masks or {})
+    rounded = _round_layers_(model, context, options.bit_width, masks or {})
     vectors = context.precision.vectors
     classifier = round_head_(model, head, bit_width=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
     norms, biases = freeze_vectors_(model, head, vectors)
-    q = {name: _integers(codes) for name, codes in layers.items()}
-    scale = {name: codes.scale for name, codes in layers.items()}
+    q = {name: _integers(codes) for name, codes in rounded.items()}
+    scale = {name: codes.scale for name, codes in rounded.items()}
     inputs = [*calibration_inputs(context, options.calibration_batches), *([] if replayed is None or not len(replayed) else [replayed])]
     ranges = calibrate_ranges(model, {**q, head: classifier.codes}, {**scale, head: classifier.scale}, inputs)
     loss, accuracy = evaluate(model, network.data.validation, network.data, torch.device("cpu"), network.head.visible)
     memory = {} if remember is None else remember(model)
+    units, layers = network.units, dict[str, LayerCodes | LayerPlanes](rounded)
+    if units is not None:
+        integers = SmallIntegers(owned=layers, q=q, scale=scale, head=classifier)
+        layers, norms, biases, classifier = scatter_all(integers, norms, biases, units.slots, units.sizes, head)
     return TaskResult(
         name=context.data.name,
         parent=context.parent,
         isolation="none",
         strategy=strategy,
         classes=network.head.classes,
-        unit_masks={},
+        unit_masks={} if units is None else units.masks,
         layers=layers,
         norms=norms,
         biases=biases,
