@@ -69,7 +69,7 @@ class WeightAnchor:
 
     def losses_without(self, name: str) -> torch.Tensor:
         """F w^2, w as it is now: what earlier tasks lose if a weight becomes 0, to second order and up to one factor; on the CPU."""
-        return (self._fisher[name] * self._parameters[name].detach().square()).cpu()
+        return self._fisher[name].cpu() * self._parameters[name].detach().cpu().square()
 
     def remember(self, model: nn.Module) -> Memory:
         """The running importance after the task, by parameter name.
