@@ -2,27 +2,12 @@
 
 from dataclasses import replace
 
-import learning_samples as samples
 import pytest
 
 from tsn_toolkit.parts.subnet_weight import wrapped
-from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer import fit_selected
-from tsn_toolkit.trainer.context import starting_model
 from tsn_toolkit.trainer.fit_selected import ScoredOptions, fit_scored_, fit_selected_
 from tsn_toolkit.trainer.loop import Phase
-from tsn_toolkit.trainer.select_layers import select_layers
-
-
-@pytest.fixture
-def context(tmp_path):
-    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
-    return samples.make_context(store, samples.make_data())
-
-
-@pytest.fixture
-def model(context):
-    return select_layers(starting_model(context), context, bit_width=8).model
 
 
 @pytest.mark.parametrize("learn_scores", [True, False])

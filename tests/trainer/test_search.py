@@ -1,25 +1,10 @@
 """When scores are updated and masks refreshed, and at which rate."""
 
-import learning_samples as samples
 import pytest
 
 from tsn_toolkit.parts.subnet_weight import wrapped
-from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer import search
-from tsn_toolkit.trainer.context import starting_model
 from tsn_toolkit.trainer.search import LEAST_UPDATES, SearchOptions, search_
-from tsn_toolkit.trainer.select_layers import select_layers
-
-
-@pytest.fixture
-def context(tmp_path):
-    store = Store.create(tmp_path / "store", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
-    return samples.make_context(store, samples.make_data())
-
-
-@pytest.fixture
-def model(context):
-    return select_layers(starting_model(context), context, bit_width=8).model
 
 
 @pytest.mark.parametrize(("every", "epochs", "expected"), [(4, 80, 4), (4, 40, 2), (3, 3, 1)])

@@ -80,13 +80,14 @@ def _plan_under_budget(recipe: Recipe, graph: ModelGraph, targets: list[Target],
     x = normalise(held_out.x, section.mean, section.std)
     latency_ms = shrunk_latency(model, graph, targets[0], x, threads=recipe.bench.threads) if targets else None
     subject = PlanSubject(
-        section=recipe.plan.model_copy(update={"channel_multiple": _channel_multiple(recipe, targets)}),
+        section=recipe.plan,
         graph=graph,
         model=model,
         validation=(x, held_out.y),
         loss=_losses,
         trunk_bit_width=recipe.trunk.bit_width,
         max_code=_max_code(targets),
+        channel_multiple=_channel_multiple(recipe, targets),
         classes=len(load_task(recipe, 0).classes),
         latency_ms=latency_ms,
     )

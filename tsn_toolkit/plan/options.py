@@ -58,7 +58,7 @@ def unit_options(subject: PlanSubject) -> dict[str, tuple[int, ...]]:
             continue
         own = [fraction for glob, fraction in section.unit_overrides.items() if fnmatchcase(group.name, glob)]
         fractions = own[-1:] or (1.0, *subject.budget.units)
-        keeps = {rounded_keep(f, group.size, min_units=section.min_units, multiple=section.channel_multiple or 1) for f in fractions}
+        keeps = {rounded_keep(f, group.size, min_units=section.min_units, multiple=subject.channel_multiple) for f in fractions}
         found[group.name] = tuple(sorted(keeps, reverse=True))
     return found
 

@@ -28,6 +28,7 @@ class PlanSubject:
         loss: (logits, labels) -> one loss per example (n,).
         trunk_bit_width: of the plan.
         max_code: largest |q|.
+        channel_multiple: numbers of units are rounded up to a multiple of it.
         classes: of a task, whose head counts towards its bytes; None: those of the model.
         latency_ms: milliseconds of the network with these numbers of units; needed for `budget.latency_ms`.
         unit_scores: group name -> score per unit; None: magnitude.
@@ -41,6 +42,7 @@ class PlanSubject:
     loss: Loss
     trunk_bit_width: int
     max_code: int
+    channel_multiple: int = 1
     classes: int | None = None
     latency_ms: Latency | None = None
     unit_scores: Scores | None = None
