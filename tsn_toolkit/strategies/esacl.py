@@ -134,8 +134,13 @@ def _prune_(network: SharedNetwork, context: TaskContext, config: Config, anchor
         saliency = torch.from_numpy(scores[name])
         if config.sdp and context.revision is not None:
             earlier = anchor.losses_without(f"{name}.weight")
-            saliency = saliency / saliency.mean() + len(context.revision.rows) * earlier / earlier.mean()
+            saliency = _relative(saliency) + len(context.revision.rows) * _relative(earlier)
         masks[name] = top_mask(saliency, keep_count(1 - config.sparsity, weight.numel()))
         weight.mul_(masks[name])
     reestimate_norms_(model, calibration_inputs(context, config.calibration_batches))
     return masks
+
+
+def _relative(saliency: torch.Tensor) -> torch.Tensor:
+    """To its mean; 0 where nothing counts."""
+    return saliency / saliency.mean().clamp_min(torch.finfo(saliency.dtype).tiny)
