@@ -9,9 +9,10 @@ from tsn_toolkit.filling import read_norm
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.parts.finish import freeze_vectors_, scatter_all, to_integers_
+from tsn_toolkit.parts.head_rounding import HeadRounding, wrap_head_
 from tsn_toolkit.parts.slots import full_sizes
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
-from tsn_toolkit.parts.wrapping import attach_
+from tsn_toolkit.parts.wrapping import attach_, wrappers_of
 
 MASKS = {"conv1": np.array([True, False, True, True]), "conv4": np.array([True] * 5 + [False] * 3)}
 
@@ -60,6 +61,17 @@ def test_weights_are_what_learning_computed_with_and_exactly_scale_times_q(small
     np.testing.assert_array_equal(integers.q["conv3"], shared["conv3"][0])
     np.testing.assert_array_equal(model.head.bias.detach().numpy(), integers.head.bias)
     assert not list(wrapped(model))
+
+
+def test_a_head_is_stored_with_the_scales_that_it_was_trained_with(small):
+    wrap_head_(small.model, "head", bit_width=3, max_code=127, precision="half")
+    ((_, rounding, latent),) = wrappers_of(small.model, HeadRounding)
+    with torch.no_grad():
+        latent.mul_(0.4)  # since its scales were fitted
+    computed, scale = small.model.head.weight.detach().clone(), rounding.scale.flatten().numpy().copy()
+    integers = to_integers_(small.model, samples.graph(), shared_codes(small.model), head_bits=3)
+    assert torch.equal(small.model.head.weight, computed)
+    np.testing.assert_array_equal(integers.head.scale, scale)
 
 
 def test_vectors_are_storable_and_the_module_holds_them(small):

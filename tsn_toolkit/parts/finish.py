@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import HeadState, LayerCodes, LayerPlanes, ModelGraph, NormState
 from tsn_toolkit.filling import write_norm_, write_weight_
 from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.parts.head_rounding import trained_scale
 from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import layer_integers, scatter_head, scatter_layer, scatter_vector
 from tsn_toolkit.parts.subnet_weight import wrapped
@@ -60,17 +62,20 @@ def to_integers_(
         owned[name] = wrapper.finish(latent)
         q[name] = layer_integers(owned[name], wrapper.inherited_q.cpu().numpy().astype(np.int8))
         scale[name] = owned[name].scale
+    head_scale = trained_scale(model, graph.head)
     detach_(model)
     for name, (values, factor) in shared.items():
         q[name], scale[name] = values, factor
     for name in q:
         write_weight_(model.get_submodule(name), q[name], scale[name])
-    head = round_head_(model, graph.head, bit_width=head_bits, max_code=max_code, precision=precision)
+    head = round_head_(model, graph.head, bit_width=head_bits, max_code=max_code, precision=precision, scale=head_scale)
     q[graph.head], scale[graph.head] = head.codes, head.scale
     return SmallIntegers(owned=owned, q=q, scale=scale, head=head)
 
 
-def round_head_(model: nn.Module, head: str, *, bit_width: int, max_code: int, precision: VectorPrecision) -> HeadState:
+def round_head_(
+    model: nn.Module, head: str, *, bit_width: int, max_code: int, precision: VectorPrecision, scale: NDArray[np.float32] | None = None
+) -> HeadState:
     """The classifier in integers, written back in place, so that the module computes with what is stored.
 
     Args:
@@ -79,8 +84,9 @@ def round_head_(model: nn.Module, head: str, *, bit_width: int, max_code: int, p
         bit_width: bits per code, 2..8.
         max_code: largest |code|, where that is less than the bits allow.
         precision: of its scales and biases.
+        scale: (classes,), where it was trained with them.
     """
-    state = code_head(model, head, bit_width=bit_width, max_code=max_code, precision=precision)
+    state = code_head(model, head, bit_width=bit_width, max_code=max_code, precision=precision, scale=scale)
     module = model.get_submodule(head)
     write_weight_(module, state.codes, state.scale)
     if module.bias is not None:

@@ -115,8 +115,19 @@ def least_error_scale(weight: NDArray[np.float32], max_code: int) -> NDArray[np.
     return best.astype(np.float32)
 
 
+def largest_code(bit_width: int, max_code: int) -> int:
+    """The largest |code| of a classifier: symmetric around 0 in `bit_width` bits, and at most `max_code`."""
+    return min((1 << (bit_width - 1)) - 1, max_code)
+
+
 def code_head(
-    model: nn.Module, head: str, *, bit_width: int = 8, max_code: int = MAX_CODE, precision: VectorPrecision = "half"
+    model: nn.Module,
+    head: str,
+    *,
+    bit_width: int = 8,
+    max_code: int = MAX_CODE,
+    precision: VectorPrecision = "half",
+    scale: NDArray[np.float32] | None = None,
 ) -> HeadState:
     """The classifier in integers, one scale per class.
 
@@ -126,12 +137,14 @@ def code_head(
         bit_width: bits per code, 2..8; codes are symmetric around 0.
         max_code: largest |code|, where that is less than the bits allow.
         precision: of scales and biases.
+        scale: (classes,), already rounded, where the head was trained with them; None: those with the least error.
     """
     module = model.get_submodule(head)
     weight = module.weight.detach().float().cpu().numpy()
     weight = weight.reshape(weight.shape[0], -1)
-    max_code = min((1 << (bit_width - 1)) - 1, max_code)
-    scale = round_vector(least_error_scale(weight, max_code), precision)
+    max_code = largest_code(bit_width, max_code)
+    if scale is None:
+        scale = round_vector(least_error_scale(weight, max_code), precision)
     codes = np.clip(np.rint(weight.astype(np.float64) / scale[:, None]), -max_code, max_code).astype(np.int8)
     bias = np.zeros(len(weight), np.float32) if module.bias is None else round_vector(module.bias.detach().float().cpu().numpy(), precision)
     return HeadState(codes=codes, scale=scale, bias=bias)

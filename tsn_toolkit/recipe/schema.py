@@ -217,8 +217,7 @@ class PlanSection(Section):
     vectors: VectorPrecision = "half"
     """How a task's scales, norms and biases are stored: 16-bit floats, or int8 steps."""
     head_bits: Annotated[int, Field(ge=2, le=8)] = 8
-    """Bits per code of a task's head. It is rounded after training: below 8 bits that costs little where every task has classes of its own, but adds
-    up down a chain of tasks with the same classes, each of which starts from its parent's head."""
+    """Bits per code of a task's head; below 8 it trains through its rounding, like own weights, in strategies of isolation `exact`."""
     granularity: Granularity = "element"
     """Of the masks inside the kept units: `element`, `block(k)` (k consecutive input weights), `n:m` (n of every m of them) or `unit` (none)."""
     channel_multiple: Count | None = None

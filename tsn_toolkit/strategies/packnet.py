@@ -28,6 +28,7 @@ from tsn_toolkit.trainer.fit_selected import fit_selected_
 from tsn_toolkit.trainer.loop import Phase
 from tsn_toolkit.trainer.select_layers import fix_codes_, require_free_slots, select_layers
 from tsn_toolkit.trainer.strategy_options import StrategyOptions
+from tsn_toolkit.trainer.wrap_layers import wrap_coarse_head_
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
@@ -64,6 +65,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         fit_selected_(small.model, context, dense, generator, min_gain=config.min_gain)
         prune_free_(small.model, config.keep)
         rate = config.retrain_rate * context.learning_rate
+        wrap_coarse_head_(small.model, context)
         survivors = Phase("survivors", retrain, rate, "fall", select_best=True)
         fit_selected_(small.model, context, survivors, generator, min_gain=config.min_gain)
         fix_codes_(small.model, context)

@@ -1,4 +1,4 @@
-"""The phase that trains codes: masks fixed, own weights through their codebooks, signs and gains through their roundings.
+"""The phase that trains codes: masks fixed, own weights through their codebooks, signs, gains and coarse heads through their roundings.
 
 Two things are decided on validation data: bit widths before the last epochs, since a network that has not settled hardly feels how coarse its weights
 are, and after the phase whether codebook entries move with all codes fixed.
@@ -24,6 +24,7 @@ from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.fit_selected import fit_selected_
 from tsn_toolkit.trainer.loop import Phase, fit, predict, steps_per_epoch
 from tsn_toolkit.trainer.training_hooks import ExtraLoss, TrainingHooks
+from tsn_toolkit.trainer.wrap_layers import wrap_coarse_head_
 
 EXAMPLES = 500
 """Validation examples on which a bit width is judged, spread over the split."""
@@ -58,6 +59,7 @@ def fit_codes_(
         wrapper.start_plane_(latent, context.precision.vectors)
     for _, wrapper, latent in wrapped(model):
         wrapper.fix_scale_(latent, context.precision.vectors)
+    wrap_coarse_head_(model, context)
     codes = Phase("codes", epochs, context.learning_rate, "fall", select_best=True, label_weight=label_weight)
     if context.precision.adapt_bits:
         narrowed = max(1, round(NARROWED_SHARE * epochs))

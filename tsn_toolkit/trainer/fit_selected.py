@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from pydantic import Field
 from torch import nn
 
+from tsn_toolkit.parts.head_rounding import refit_heads_
 from tsn_toolkit.parts.own_slots import refresh_masks_
 from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.trainer.context import TaskContext
@@ -13,6 +16,7 @@ from tsn_toolkit.trainer.loop import Phase, fit
 from tsn_toolkit.trainer.positive_gains import with_positive_gains
 from tsn_toolkit.trainer.strategy_options import StrategyOptions
 from tsn_toolkit.trainer.training_hooks import PLAIN, TrainingHooks
+from tsn_toolkit.trainer.wrap_layers import wrap_coarse_head_
 
 
 class ScoredOptions(StrategyOptions):
@@ -39,6 +43,8 @@ def fit_selected_(
 ) -> None:
     """Trains what wants gradients, scores without weight decay, in place; gains of foldable norms stay positive, a trained trunk's norms as they are.
 
+    A head that trains through its rounding gets its scales anew before each epoch.
+
     Args:
         model: with wrapped layers.
         context: the task.
@@ -53,6 +59,12 @@ def fit_selected_(
     groups = [{"params": [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]}]
     if any(wrapper.learn_scores for _, wrapper, _ in wrapped(model)):
         groups.append({"params": scores, "rate": score_rate, "weight_decay": 0.0})
+
+    def refit(epoch: int) -> None:
+        refit_heads_(model)
+        if hooks.before_epoch is not None:
+            hooks.before_epoch(epoch)
+
     fit(
         model,
         context.data,
@@ -62,7 +74,7 @@ def fit_selected_(
         generator=generator,
         progress=context.progress,
         train_norms=not context.trained_trunk,
-        hooks=with_positive_gains(hooks, model, context.graph, min_gain),
+        hooks=with_positive_gains(replace(hooks, before_epoch=refit), model, context.graph, min_gain),
     )
 
 
@@ -80,6 +92,7 @@ def fit_scored_(model: nn.Module, context: TaskContext, options: ScoredOptions, 
         if (step + 1) % options.refresh_every == 0:
             refresh_masks_(model)
 
+    wrap_coarse_head_(model, context)
     phase = Phase(name, context.epochs, context.learning_rate, "hill", select_best=True)
     hooks = TrainingHooks(after_step=refresh)
     fit_selected_(model, context, phase, context.generator(), min_gain=options.min_gain, score_rate=options.score_rate, hooks=hooks)

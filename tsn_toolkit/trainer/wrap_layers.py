@@ -8,11 +8,15 @@ import torch
 from torch import nn
 
 from tsn_toolkit.contracts import LayerPlan, ShrunkModel
+from tsn_toolkit.parts.head_rounding import wrap_head_
 from tsn_toolkit.parts.plane_weight import PlaneWeight
 from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight
 from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.context import TaskContext
+
+FINE_HEAD_BITS = 8
+"""Bits per code from which a head may be rounded after training."""
 
 
 def wrap_layers_(
@@ -39,6 +43,13 @@ def wrap_layers_(
             wrapper = _subnet_weight(module, slots, plan, context, changed=plan.name in changed, refine_bits=refine_bits)
             wrapper.bonus = reuse_bonus if context.start is not None and wrapper.rule == "select" else 0.0
             attach_(module, wrapper)
+
+
+def wrap_coarse_head_(model: nn.Module, context: TaskContext) -> None:
+    """Lets a head of fewer than `FINE_HEAD_BITS` bits train through its rounding from now on, in place; a finer one loses nothing by rounding."""
+    precision = context.precision
+    if precision.head_bits < FINE_HEAD_BITS:
+        wrap_head_(model, context.graph.head, bit_width=precision.head_bits, max_code=context.plan.max_code, precision=precision.vectors)
 
 
 def wrap_free_slots_(model: nn.Module, context: TaskContext) -> None:
