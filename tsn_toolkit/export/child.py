@@ -1,8 +1,8 @@
 """Start a runtime's runner in a child process and read back what it wrote.
 
-A runner is a file `run_<runtime>.py` beside this one; it imports the runtime, numpy and the loops of `runner.py`, and nothing of the toolkit, so that
-what it measures is what a user of the package gets. Where the runtime's makers have a quantizer of their own, `quantize_<runtime>.py` runs it in the
-same way. Requests and data travel as files in a temporary folder.
+A runner is a file `run_<runtime>.py` beside this one; it imports the runtime, numpy, the loops of `runner.py` and perhaps another runner, and nothing
+else of the toolkit, so that what it measures is what a user of the package gets. Where the runtime's makers have a quantizer of their own,
+`quantize_<runtime>.py` runs it in the same way. Requests and data travel as files in a temporary folder.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _run_script(script: Path, folder: str, outputs: Path, x: NDArray[np.float32]
     np.savez(inputs, x=np.ascontiguousarray(x, dtype=np.float32))
     file.write_text(json.dumps({**request, "inputs": str(inputs), "outputs": str(outputs)}), encoding="utf-8")
     alone = shutil.copy(script, folder)  # beside the toolkit's own files, `import onnxruntime` would find the exporter
-    shutil.copy(_FOLDER / "runner.py", folder)
+    for shared in (_FOLDER / "runner.py", *_FOLDER.glob("run_*.py")):
+        shutil.copy(shared, folder)
     done = subprocess.run([sys.executable, str(alone), str(file)], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not outputs.is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-3:]

@@ -139,7 +139,7 @@ def export_dense_fp32(model: nn.Module, example: torch.Tensor, path: Path, *, op
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(model.eval(), (example[:1],), buffer, **_export_settings(opset))
+            torch.onnx.export(model.eval(), (example[:1],), buffer, **export_settings(opset))
     finally:
         model.train(training)
     write_atomically(path, buffer.getvalue())
@@ -182,7 +182,8 @@ def _check_target(extracted: ExtractedModel, target: Target) -> None:
             )
 
 
-def _export_settings(opset: int) -> dict[str, Any]:
+def export_settings(opset: int) -> dict[str, Any]:
+    """Keywords of `torch.onnx.export` for a model with one input, one output and a free batch."""
     return {
         "dynamo": False,
         "keep_initializers_as_inputs": False,
@@ -202,7 +203,7 @@ def _to_onnx(reference: IntegerModel, example: torch.Tensor, target: Target) -> 
             warnings.simplefilter("ignore")
             with tempfile.TemporaryDirectory() as folder:  # Brevitas returns the model only through a file
                 path = Path(folder) / MODEL_FILE
-                export_onnx_qcdq(reference.module, args=example, export_path=str(path), **_export_settings(target.opset or 17))
+                export_onnx_qcdq(reference.module, args=example, export_path=str(path), **export_settings(target.opset or 17))
                 return onnx.load(str(path))
     except Exception as error:  # torch, Brevitas and onnx each raise their own kinds
         raise ExportError(f"The integer model cannot be written as ONNX: {type(error).__name__}: {error}") from error

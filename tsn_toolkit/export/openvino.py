@@ -47,7 +47,7 @@ _INTEGERS = frozenset({"u8", "i8"})
 _LARGEST_SAFE_CODE = 64
 """255 * 64 twice is within int16."""
 
-_README_CODE = """\
+README_CODE = """\
 import numpy as np
 import openvino
 
@@ -114,7 +114,7 @@ def share_of(nodes: list[dict[str, Any]], weight_shapes: Mapping[str, list[int]]
 def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:
     """Python that computes `logits` of the recorded inputs with numpy and openvino alone."""
     settings = {**_FLOAT32, "INFERENCE_NUM_THREADS": 1}
-    return _README_CODE.format(settings=settings, model_file=manifest["model_file"], golden_file=golden_file)
+    return README_CODE.format(settings=settings, model_file=manifest["model_file"], golden_file=golden_file)
 
 
 def readme_note(manifest: Mapping[str, Any]) -> str:
