@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.parts import subnet_weight
 from tsn_toolkit.parts.slots import layer_integers
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
 from tsn_toolkit.parts.wrapping import attach_, detach_
@@ -43,7 +44,10 @@ def replace(**changes):
         (replace, [[1.0, 2.5], [1.25, -7.0]], [[1.0, 0.0], [0.0, 5.0]], [[-4.0, 1.0], [5.25, 10.0]]),
     ],
 )
-def test_forward_and_gradients_by_hand(make_wrapper, weight, latent_gradient, score_gradient):
+@pytest.mark.parametrize("cached", [2, 1 << 16])
+def test_forward_and_gradients_by_hand(make_wrapper, weight, latent_gradient, score_gradient, cached, monkeypatch):
+    """`cached`: gradients of scores row by row, and all rows at once."""
+    monkeypatch.setattr(subnet_weight, "CACHED_SLOTS", cached)
     wrapper = make_wrapper()
     wrapper.learn_scores = True
     wrapper.score.data.copy_(torch.tensor([[1.0, -1.0], [2.0, -3.0]]))

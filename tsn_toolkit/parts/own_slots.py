@@ -79,8 +79,7 @@ def update_scores_every_(model: nn.Module, every: int, step: int) -> None:
 def refresh_masks_(model: nn.Module, start_density: float = 0.0, progress: float = 1.0) -> None:
     """Sets the masks of the scored layers by their scores, in place, on the way from `start_density` (or more) to each layer's own density."""
     for wrapper, _ in _scored(model):
-        idle = float(wrapper.idle_slots().float().mean())
-        start = max(min(start_density, 1 - idle), wrapper.density)
+        start = max(min(start_density, 1 - wrapper.idle_share()), wrapper.density)
         wrapper.refresh_mask_(density=cubic_density(start, wrapper.density, progress))
 
 

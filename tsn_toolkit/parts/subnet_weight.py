@@ -42,6 +42,9 @@ from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 SCALE_HEADROOM = 1.5
 """A fresh channel's largest weight maps to max_code / SCALE_HEADROOM, so that later training and later readers have room above it."""
 
+CACHED_SLOTS = 1 << 16
+"""Slots of a layer whose gradients of scores are worked out together."""
+
 
 class SubnetWeight(nn.Module):
     """Parametrization of one weight of shape (out, ...).
@@ -82,6 +85,7 @@ class SubnetWeight(nn.Module):
         self.learn_scores, self.score_due = False, True
         self._frozen: Remembered[FrozenFactors] = Remembered()
         self._slots: Remembered[SlotFactors] = Remembered()
+        self._idle: Remembered[float] = Remembered()
         self.score = nn.Parameter(torch.zeros(q.shape))
         self.register_buffer("inherited_q", q.float())
         self.register_buffer("present", present.clone())
@@ -113,15 +117,23 @@ class SubnetWeight(nn.Module):
 
     @torch.no_grad()
     def to_score(self, gradient: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-        """Gradient of the weight -> gradient of the score: times what the slot would add, times the score's sign."""
-        frozen = self._inherited()
-        if frozen.empty:
-            added = latent * gradient
-        elif self.rule == "replace":
-            added = (latent - frozen.inherited).mul_(gradient)
-        else:
-            added = torch.addcmul(frozen.inherited, frozen.free, latent).mul_(gradient)
-        return added.mul_(self.score.sign())
+        """Gradient of the weight -> gradient of the score: times what the slot would add, times the score's sign.
+
+        Some rows at a time, so that all factors of a part meet in a processor's cache.
+        """
+        frozen, added = self._inherited(), torch.empty_like(latent)
+        rows = max(1, CACHED_SLOTS * len(latent) // latent.numel())
+        for first in range(0, len(latent), rows):
+            rest = slice(first, first + rows)
+            part = added[rest]
+            if frozen.empty:
+                torch.mul(latent[rest], gradient[rest], out=part)
+            elif self.rule == "replace":
+                torch.sub(latent[rest], frozen.inherited[rest], out=part).mul_(gradient[rest])
+            else:
+                torch.addcmul(frozen.inherited[rest], frozen.free[rest], latent[rest], out=part).mul_(gradient[rest])
+            part.mul_(self.score[rest].sign())
+        return added
 
     def _inherited(self) -> FrozenFactors:
         view = (self.inherited_q, self.present, self.scale)
@@ -216,6 +228,10 @@ class SubnetWeight(nn.Module):
     def idle_slots(self) -> torch.Tensor:
         """Bool, shape of the weight: inherited slots that the parent does not use."""
         return self.present & ~self.preferred
+
+    def idle_share(self) -> float:
+        """The fraction of the slots that are idle."""
+        return self._idle.value((self.present, self.preferred), lambda: float(self.idle_slots().float().mean()))
 
     def own_values(self, latent: torch.Tensor) -> np.ndarray:
         """Own weights in units of q, C order, float64 (n_own,)."""
