@@ -217,7 +217,7 @@ class PlanSection(Section):
     vectors: VectorPrecision = "half"
     """How a task's scales, norms and biases are stored: 16-bit floats, or int8 steps."""
     head_bits: Annotated[int, Field(ge=2, le=8)] = 8
-    """Bits per code of a task's head. Below 8, `tsn`, `wsn`, `packnet` and `supsup` train it through its rounding; other strategies round it at the end."""
+    """Bits per code of a task's head. Below 8, `tsn`, `wsn`, `packnet` and `supsup` train it through its rounding; others round it at the end."""
     granularity: Granularity = "element"
     """Of the masks inside the kept units: `element`, `block(k)` (k consecutive input weights), `n:m` (n of every m of them) or `unit` (none)."""
     channel_multiple: Count | None = None
