@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from harness.variants import DENSE_COLD, NOBODY, SMALL, Variant, dense_variants, density_keys, frozen_variant
+from harness.variants import DENSE_COLD, NOBODY, SMALL, WIDE_WORDS, Variant, dense_variants, density_keys, frozen_variant
 
 TSN_DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 WSN_DENSITIES = (0.3, 0.1, 0.05)
 """What WSN is measured at, and `tsn` without sharing."""
+SIMILAR_DENSITIES = (0.3, 0.1)
+"""At which each task finds its own parent, or none."""
 
 CLASS_INCREMENTAL = "strategy.options.setting=class-incremental"
 
@@ -41,6 +43,7 @@ def strategy_variants(*, new_classes: bool) -> tuple[Variant, ...]:
         *(_tsn(density) for density in TSN_DENSITIES),
         *(_tsn(density, small=True) for density in (0.1, 0.05)),
         *(_tsn(density, alone=True) for density in WSN_DENSITIES),
+        *(_similar_parent(density) for density in SIMILAR_DENSITIES),
     )
 
 
@@ -127,6 +130,13 @@ def _tsn(density: float, *, small: bool = False, alone: bool = False) -> Variant
     if small:
         return Variant(f"tsn-{percent}-small", f"as tsn-{percent}, int8 vectors, 4-bit heads", (*settings, *SMALL), "tsn")
     return Variant(f"tsn-{percent}", f"density {density}, 4-bit codes", settings, "tsn")
+
+
+def _similar_parent(density: float) -> Variant:
+    """Each task inherits from the task whose subnetwork sees most in its data, or from nobody."""
+    name = f"tsn-{_percent(density)}"
+    settings = (*_strategy("tsn", similarity="knn"), *density_keys(density), "parent=auto", WIDE_WORDS)
+    return Variant(f"{name}-knn", f"as {name}, the parent found by similarity, or none", settings, "tsn")
 
 
 def _strategy(name: str, **options: str) -> tuple[str, ...]:

@@ -45,8 +45,11 @@ FIRST_TASK_NETWORK = "TSN_FIRST_TASK_NETWORK"
 SMALL = ("plan.vectors=int8", "plan.head_bits=4")
 """What is not a weight, small."""
 
-NOBODY = ("parent=trunk", "trunk.word_bits=128")
-"""Nothing is inherited; wider words, since nobody reads what another task owns."""
+WIDE_WORDS = "trunk.word_bits=128"
+"""For tasks that do not read what others own: each adds its bits."""
+
+NOBODY = ("parent=trunk", WIDE_WORDS)
+"""Nothing is inherited."""
 
 
 def density_keys(value: float, rule: str = "uniform") -> tuple[str, ...]:

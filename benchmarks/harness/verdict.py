@@ -21,6 +21,8 @@ MARGIN = 0.015
 SHARE_OF_WSN = 1 / 3
 """Of WSN's bytes that `tsn` may take at most."""
 POINTS_OF_A_FRONT = 12
+SIMILAR = 0.005
+"""How far choosing a parent may be below the better of always having one and never, a fraction."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,8 @@ class Check:
 
 def checks(lines: Lines) -> tuple[Check, ...]:
     """Every claim of which the lines hold both sides."""
-    return tuple(
-        check for part in (_exact_stays, _bounds, _beside_wsn, _on_the_front, _sharing, _sparse_replay, _esacl) for check in part(lines)
-    )
+    parts = (_exact_stays, _bounds, _beside_wsn, _on_the_front, _sharing, _similar_parents, _sparse_replay, _esacl)
+    return tuple(check for part in parts for check in part(lines))
 
 
 def _exact_stays(lines: Lines) -> Iterator[Check]:
@@ -115,6 +116,20 @@ def _sharing(lines: Lines) -> Iterator[Check]:
         yield Check(f"`{label}` takes fewer bytes than `{name}`, its control without inherited bits", share < 1, numbers, difference.count)
         claim = f"`{label}` is more accurate than `{name}`: inherited bits transfer"
         yield Check(claim, difference.mean > 0, f"{signed_points(difference)} points", difference.count)
+
+
+def _similar_parents(lines: Lines) -> Iterator[Check]:
+    for name in (name for name in lines if name.endswith("-knn")):
+        plain = name.removesuffix("-knn")
+        both = (plain, "alone-" + plain.removeprefix("tsn-"))
+        others = {other: paired_difference(lines[name], lines[other], "acc") for other in both if other in lines}
+        known = {other: difference for other, difference in others.items() if difference is not None}
+        if len(known) < 2:
+            continue
+        better = min(known, key=lambda other: known[other].mean)
+        numbers = f"the better is `{better}`: {signed_points(known[better])} points"
+        claim = f"`{name}`, whose parents are found by similarity, is within {100 * SIMILAR:g} points of always inheriting and of never"
+        yield Check(claim, known[better].mean >= -SIMILAR, numbers, known[better].count)
 
 
 def _sparse_replay(lines: Lines) -> Iterator[Check]:

@@ -76,6 +76,18 @@ def test_the_control_of_sharing(runs):
     assert not found(lines, "more accurate than `alone-10`").holds
 
 
+@pytest.mark.parametrize(("always", "never", "acc", "holds", "numbers"), [
+    (0.7, 0.65, 0.698, True, "the better is `tsn-10`: -0.20 ± 0.00 points"),
+    (0.7, 0.72, 0.7, False, "the better is `alone-10`: -2.00 ± 0.00 points"),
+])
+def test_parents_found_by_similarity(runs, always, never, acc, holds, numbers):
+    lines = {**runs("tsn-10", always), **runs("alone-10", never), **runs("tsn-10-knn", acc)}
+    check = found(lines, "parents are found by similarity")
+    assert (check.holds, check.numbers) == (holds, numbers)
+    del lines["alone-10"]
+    assert not [check for check in checks(lines) if "similarity" in check.claim]
+
+
 def test_sparse_replay_beside_replay(runs):
     lines = {
         **runs("er", 0.7, flops=4e9),
