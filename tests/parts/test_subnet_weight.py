@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.parts import subnet_weight
+from tsn_toolkit.parts import slot_factors
 from tsn_toolkit.parts.slots import layer_integers
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
 from tsn_toolkit.parts.wrapping import attach_, detach_
@@ -47,7 +47,7 @@ def replace(**changes):
 @pytest.mark.parametrize("cached", [2, 1 << 16])
 def test_forward_and_gradients_by_hand(make_wrapper, weight, latent_gradient, score_gradient, cached, monkeypatch):
     """`cached`: gradients of scores row by row, and all rows at once."""
-    monkeypatch.setattr(subnet_weight, "CACHED_SLOTS", cached)
+    monkeypatch.setattr(slot_factors, "CACHED_SLOTS", cached)
     wrapper = make_wrapper()
     wrapper.learn_scores = True
     wrapper.score.data.copy_(torch.tensor([[1.0, -1.0], [2.0, -3.0]]))

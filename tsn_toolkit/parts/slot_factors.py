@@ -15,6 +15,9 @@ import torch
 Rule = Literal["select", "replace"]
 Made = TypeVar("Made")
 
+CACHED_SLOTS = 1 << 16
+"""Slots of a layer whose gradients of scores are worked out together."""
+
 
 @dataclass(frozen=True)
 class FrozenFactors:
@@ -89,3 +92,28 @@ def slot_factors(frozen: FrozenFactors, mask: torch.Tensor, refined: torch.Tenso
     else:
         read, own = frozen.inherited * used, frozen.free * used
     return SlotFactors(read=read, own=own, moving=own if refined is None else own + refined.float(), refined=refined)
+
+
+def score_gradient(frozen: FrozenFactors, rule: Rule, latent: torch.Tensor, gradient: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Gradient of the scores: the weight's gradient, times what the slot would add, times the score's sign.
+
+    Some rows at a time, so that all factors of a part meet in a processor's cache.
+
+    Args:
+        frozen: what the layer inherits.
+        rule: of the layer.
+        latent, gradient, score: all (out, ...).
+    """
+    added = torch.empty_like(latent)
+    rows = max(1, CACHED_SLOTS * len(latent) // latent.numel())
+    for first in range(0, len(latent), rows):
+        some = slice(first, first + rows)
+        part = added[some]
+        if frozen.empty:
+            torch.mul(latent[some], gradient[some], out=part)
+        elif rule == "replace":
+            torch.sub(latent[some], frozen.inherited[some], out=part).mul_(gradient[some])
+        else:
+            torch.addcmul(frozen.inherited[some], frozen.free[some], latent[some], out=part).mul_(gradient[some])
+        part.mul_(score[some].sign())
+    return added

@@ -35,15 +35,12 @@ from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
 from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, frozen_factors, slot_factors
+from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, frozen_factors, score_gradient, slot_factors
 from tsn_toolkit.parts.wrapping import wrappers_of
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 
 SCALE_HEADROOM = 1.5
 """A fresh channel's largest weight maps to max_code / SCALE_HEADROOM, so that later training and later readers have room above it."""
-
-CACHED_SLOTS = 1 << 16
-"""Slots of a layer whose gradients of scores are worked out together."""
 
 
 class SubnetWeight(nn.Module):
@@ -117,23 +114,8 @@ class SubnetWeight(nn.Module):
 
     @torch.no_grad()
     def to_score(self, gradient: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-        """Gradient of the weight -> gradient of the score: times what the slot would add, times the score's sign.
-
-        Some rows at a time, so that all factors of a part meet in a processor's cache.
-        """
-        frozen, added = self._inherited(), torch.empty_like(latent)
-        rows = max(1, CACHED_SLOTS * len(latent) // latent.numel())
-        for first in range(0, len(latent), rows):
-            rest = slice(first, first + rows)
-            part = added[rest]
-            if frozen.empty:
-                torch.mul(latent[rest], gradient[rest], out=part)
-            elif self.rule == "replace":
-                torch.sub(latent[rest], frozen.inherited[rest], out=part).mul_(gradient[rest])
-            else:
-                torch.addcmul(frozen.inherited[rest], frozen.free[rest], latent[rest], out=part).mul_(gradient[rest])
-            part.mul_(self.score[rest].sign())
-        return added
+        """Gradient of the weight -> gradient of the score: times what the slot would add, times the score's sign."""
+        return score_gradient(self._inherited(), self.rule, latent, gradient, self.score)
 
     def _inherited(self) -> FrozenFactors:
         view = (self.inherited_q, self.present, self.scale)
