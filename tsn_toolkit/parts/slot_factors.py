@@ -105,7 +105,7 @@ def score_gradient(frozen: FrozenFactors, rule: Rule, latent: torch.Tensor, grad
         latent, gradient, score: all (out, ...).
     """
     added = torch.empty_like(latent)
-    rows = max(1, CACHED_SLOTS * len(latent) // latent.numel())
+    rows = max(1, CACHED_SLOTS // max(1, latent[:1].numel()))
     for first in range(0, len(latent), rows):
         some = slice(first, first + rows)
         part = added[some]
