@@ -79,6 +79,21 @@ def test_the_file_answers_like_the_float_model(make, tmp_path):
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+def test_tensors_with_equal_values_stand_under_their_own_names(tmp_path):
+    """torch writes equal tensors once: here the statistics of both norms, and both convolutions."""
+    task = models.extracted_of(models.ResidualNet(channels=3))
+    task.model.conv2.weight.data.copy_(task.model.conv1.weight)
+    task.q["conv2"], task.scale["conv2"] = task.q["conv1"].copy(), task.scale["conv1"].copy()
+    for norm in (task.model.bn1, task.model.bn2):
+        norm.reset_parameters()
+    write_package(task, {}, TARGET, tmp_path / "p", example_input=models.inputs(1))
+    found = initializers(tmp_path / "p" / "model.onnx")
+    assert {"bn1.running_var", "bn2.running_var", "conv1.weight.codes", "conv2.weight.codes"} <= set(found)
+    x = models.inputs(5)
+    got = infer(tmp_path / "p" / "model.onnx", x.numpy(), runtime="openvino_bf16", options=FLOAT32)
+    np.testing.assert_allclose(got, task.model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 @without_bfloat16
 def test_package_says_it_was_not_run(package, task):
     parity = run_gates(package, task, from_integers(task), TARGET, models.inputs(16, seed=7))

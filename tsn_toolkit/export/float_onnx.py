@@ -45,6 +45,7 @@ def write(extracted: ExtractedModel, target: Target, out_dir: Path, *, example_i
         raise TargetError(f"Target `{target.name}` reads ONNX and must set `opset`.")
     reference = from_integers(extracted)
     proto = _to_onnx(reference, example_input[:1].detach().to(torch.float32), target.opset)
+    _unshare_(proto)
     _put_integers_(proto, extracted)
     import onnx
 
@@ -104,6 +105,17 @@ def _to_onnx(module: nn.Module, example: torch.Tensor, opset: int) -> Any:
     except Exception as error:  # torch raises many kinds
         raise ExportError(f"The model cannot be written as ONNX: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     return onnx.load_from_string(buffer.getvalue())
+
+
+def _unshare_(proto: Any) -> None:
+    """Gives every tensor that torch wrote once for several names, since its values are equal, a place under each of them, in place."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in [node for node in proto.graph.node if node.op_type == "Identity" and node.input[0] in tensors]:
+        copied = proto.graph.initializer.add()
+        copied.CopyFrom(tensors[node.input[0]])
+        copied.name = node.output[0]
+        tensors[copied.name] = copied
+        proto.graph.node.remove(node)
 
 
 def _put_integers_(proto: Any, extracted: ExtractedModel) -> None:
