@@ -146,8 +146,8 @@ def weights_by_input(proto):
 
 
 def unknown_operation(proto):
-    node_of(proto, "Relu").op_type = "Erf"
-    return f"Erf `{node_of(proto, 'Erf').name}` is not an operation"
+    node_of(proto, "Relu").op_type = "Hardmax"
+    return f"Hardmax `{node_of(proto, 'Hardmax').name}` is not an operation"
 
 
 def codes_into_arithmetic(proto):

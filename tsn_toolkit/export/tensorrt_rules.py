@@ -18,8 +18,10 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SUPPORTED = frozenset(
     {*QUANTIZERS, *WEIGHTED, "Add", "AveragePool", "Concat", "Flatten", "GlobalAveragePool", "Identity", "MaxPool", "Mul", "ReduceMean", "Relu"}
     | {"Reshape", "Sigmoid", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Clip", "Constant", "Pad", "Slice", "Split"}
+    | {"Cast", "ConstantOfShape", "Div", "Equal", "Erf", "Exp", "Expand", "Gather", "LayerNormalization", "Max", "Min", "Mod", "Neg", "Pow"}
+    | {"Range", "ReduceMax", "ReduceSum", "Shape", "Sqrt", "Tanh", "Tile", "Where"}
 )
-"""Operations of the parser's table that this toolkit's exporter writes."""
+"""Operations of the parser's table that this toolkit's exporter writes, those of attention among them."""
 
 
 @dataclass(frozen=True)
