@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from harness.results import Line
 from harness.statistics import front, live_bytes, mean, paired_difference, signed_points, spread
@@ -81,15 +82,16 @@ def _bounds(lines: Lines) -> Iterator[Check]:
 
 
 def _beside_wsn(lines: Lines) -> Iterator[Check]:
-    for density in WSN_DENSITIES:
+    for density, small in product(WSN_DENSITIES, ("", "-small")):
         percent = f"{round(100 * density):02d}"
-        own, other = lines.get(f"tsn-{percent}"), lines.get(f"wsn-fp32-{percent}")
+        own, other = lines.get(f"tsn-{percent}{small}"), lines.get(f"wsn-fp32-{percent}")
         if own is None or other is None or (difference := paired_difference(own, other, "acc")) is None:
             continue
-        claim = f"`tsn` at 4 bits is within {100 * MARGIN:g} points of WSN in float32, both at density {density}"
+        label = "`tsn` at 4 bits" + (", int8 vectors and 4-bit heads," if small else "")
+        claim = f"{label} is within {100 * MARGIN:g} points of WSN in float32, both at density {density}"
         yield Check(claim, difference.mean >= -MARGIN, f"{signed_points(difference)} points", difference.count)
         share = _ratio(own, other)
-        claim = f"`tsn` at 4 bits takes less than a third of the bytes of WSN in float32, both at density {density}"
+        claim = f"{label} takes less than a third of the bytes of WSN in float32, both at density {density}"
         yield Check(claim, share < SHARE_OF_WSN, f"{_kilobytes(own)} against {_kilobytes(other)} kB: {share:.3f}", difference.count)
 
 

@@ -55,6 +55,12 @@ def test_beside_wsn_in_float32(runs, acc, size, near, small):
     assert check.numbers == f"{size / 1000:.1f} against 100.0 kB: {size / 100_000:.3f}"
 
 
+def test_small_vectors_beside_wsn_in_float32(runs):
+    lines = {**runs("tsn-10", 0.7, store_bytes=50_000), **runs("tsn-10-small", 0.79, store_bytes=30_000), **runs("wsn-fp32-10", 0.8)}
+    assert [check.holds for check in checks(lines) if "of WSN" in check.claim] == [False, False, True, True]
+    assert found(lines, "4-bit heads, takes less than a third").numbers == "30.0 against 100.0 kB: 0.300"
+
+
 def test_only_seeds_of_both_sides_count(runs):
     lines = {**runs("tsn-10", 0.8), **runs("wsn-fp32-10", 0.8)}
     lines["wsn-fp32-10"] = lines["wsn-fp32-10"][:2]
