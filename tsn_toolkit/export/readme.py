@@ -40,7 +40,7 @@ def readme_text(manifest: Mapping[str, Any], runtime: Runtime, golden_file: str)
         task=manifest["task"],
         target=target["name"],
         kind="a float32" if manifest["arithmetic"] == "float" else "an INT8",
-        runtime=target["runtime"],
+        runtime=runtime.DISTRIBUTION or target["runtime"],
         minimum_version=target["minimum_version"],
         model_bytes_note=f"{manifest['macs']:,} multiply-accumulates per example",
         input_name=given["name"],
