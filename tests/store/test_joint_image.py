@@ -322,6 +322,11 @@ def test_words_that_do_not_fit_the_masks_are_refused(packed):
     rehashed(image, file, words={"fc1": image.flip("fc1", *free).words("fc1")})
     with pytest.raises(StoreError, match="words of layer `fc1` have a bit set that nobody owns"):
         JointImage.open(file)
+    beyond = image.words("fc1").data.copy()
+    beyond[-3] |= 0x80  # in front of two bytes that stand in no file
+    rehashed(image, file, words={"fc1": Words(20, 11, beyond)})
+    with pytest.raises(StoreError, match="words of layer `fc1`: a bit is set beyond the last of 20 words of 11 bits"):
+        JointImage.open(file)
     wide = Words.zeros(image.words("fc1").count, image.words("fc1").width + 1)
     rehashed(image, file, words={"fc1": wide})
     with pytest.raises(StoreError, match=r"words of layer `fc1` are 20 of 12 bits, its owners need 20 of 11"):

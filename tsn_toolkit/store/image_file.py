@@ -74,8 +74,12 @@ def image_from_bytes(data: bytes) -> ImageFile:
     layers, files, offset = _read_header(data)
     words, rests = {}, {}
     for name, width, count, digest in layers:
-        section = _take(data, offset, words_size_bytes(count, width), f"words of layer `{name}`", digest)
-        words[name] = Words.from_bytes(section, count, width)
+        said = f"words of layer `{name}`"
+        section = _take(data, offset, words_size_bytes(count, width), said, digest)
+        try:
+            words[name] = Words.from_bytes(section, count, width)
+        except PartError as error:
+            raise PartError(f"{said}: {error}") from error
         offset += len(section)
     for path, size_bytes, digest, counts in files:
         section = _take(data, offset, size_bytes, f"`{path}`", digest)
