@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tsn_toolkit.bench.denominators import _own_layer, _write_alone, _write_dense, _write_int8, dense_state, measure_denominators
+from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.context import Precision
 
@@ -155,3 +156,14 @@ def test_names_in_the_header_are_all_that_is_not_a_number(tmp_path):
     _write_dense(samples.factory(), "head", [3], path)
     header = json.loads(path.read_bytes()[8 : header_bytes(path)])
     assert set(header) == set(load_file(path))
+
+
+def test_int8_vectors_over_a_trunk_with_finer_scales(tmp_path):
+    """Layers that a task shares have the trunk's scales, which are no int8 steps; alone they are stored like the task's own."""
+    store = Store.create(tmp_path / "store", trunk=samples.trunk("checkpoint"), graph=samples.graph(), recipe={})
+    context = samples.make_context(store, samples.make_data(), epochs=1, plan=samples.plan(layer_overrides={"conv[34]": {"encoding": "shared"}}))
+    store.commit(samples.learn("tsn", replace(context, precision=Precision(vectors="int8"))), {})
+    task = store.weights("first")
+    assert not np.array_equal(round_vector(task.scale["conv3"], "int8"), task.scale["conv3"])
+    found = measure_denominators(samples.factory, samples.graph(), store)["separate_encoded"]
+    assert sum(q.size for q in task.q.values()) / 4 < found < 2 * sum(q.size for q in task.q.values()) + 8192

@@ -21,6 +21,7 @@ from torch import nn
 from tsn_toolkit.contracts import LayerCodes, ModelGraph, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK, SlotState, VectorPrecision
@@ -89,10 +90,13 @@ def _write_int8(model: nn.Module, graph: ModelGraph, classes: int, path: Path) -
 
 
 def _write_alone(task: TaskWeights, precision: VectorPrecision, granularity: Mapping[str, str], graph: ModelGraph, folder: Path) -> int:
-    """One task with every slot its own. The codebook holds the distinct integers that the task uses, so that the model is the same to the bit."""
+    """One task with every slot its own. The codebook holds the distinct integers that the task uses, so that the model is the same to the bit.
+
+    But for scales of layers that the task shares with a trunk whose vectors are finer: a part has one precision, so they take the task's.
+    """
     trunk = TrunkResult(kind="seed", seed=0, layers={}, norms={}, biases={}, head=None)
     store = Store.create(folder, trunk=trunk, graph=graph, recipe={})
-    layers = {name: _own_layer(q, task.scale[name], granularity.get(name, "element")) for name, q in task.q.items()}
+    layers = {name: _own_layer(q, round_vector(task.scale[name], precision), granularity.get(name, "element")) for name, q in task.q.items()}
     store.commit(
         TaskResult(
             name=task.name,
