@@ -90,7 +90,8 @@ def slot_factors(frozen: FrozenFactors, mask: torch.Tensor, refined: torch.Tenso
     elif frozen.empty:
         read, own = frozen.inherited, used
     else:
-        read, own = frozen.inherited * used, frozen.free * used
+        read = frozen.inherited * used
+        own = used.mul_(frozen.free)
     return SlotFactors(read=read, own=own, moving=own if refined is None else own + refined.float(), refined=refined)
 
 
