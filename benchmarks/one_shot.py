@@ -94,6 +94,8 @@ def main(quick: bool, seeds: str, criteria: str, threads: int, test_images: int,
     chosen = [name for name in registry.names(CRITERIA) if name not in LEFT_OUT and any(fnmatchcase(name, p) for p in patterns.split(","))]
     if not chosen:
         raise click.BadParameter(f"{criteria!r} matches no criterion; there are {', '.join(registry.names(CRITERIA))}.", param_hint="--criteria")
+    flags = ("--quick " if quick else "") + f"--seeds {seeds} --criteria '{criteria}' --threads {threads} --test-images {test_images}"
+    command = f"python benchmarks/one_shot.py {flags} --normalisation {normalisation}"
     started, runs = time.monotonic(), []
     for seed in _numbers(seeds):
         try:
@@ -101,14 +103,13 @@ def main(quick: bool, seeds: str, criteria: str, threads: int, test_images: int,
         except TsnError as error:
             raise click.ClickException(str(error)) from error
         runs.append({"seed": seed, **measure(subject, chosen, shares, normalisation=normalisation, seed=seed)})
-    flags = ("--quick " if quick else "") + f"--seeds {seeds} --criteria '{criteria}' --threads {threads} --test-images {test_images}"
-    result: dict[str, Any] = {"command": f"python benchmarks/one_shot.py {flags} --normalisation {normalisation}"}
-    result |= {"normalisation": normalisation, "left_out": LEFT_OUT, "runs": runs}
-    result |= {"wall_s": round(time.monotonic() - started, 1), "versions": versions(), "processor": processor(), "source_sha256": source_digest()}
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "one_shot.json", json.dumps(result, indent=1) + "\n")
-    write_text(out / "one_shot.md", render(result))
-    click.echo(f"written to {out / 'one_shot.md'} after {result['wall_s']} s")
+        seconds = round(time.monotonic() - started, 1)
+        result: dict[str, Any] = {"command": command, "normalisation": normalisation, "left_out": LEFT_OUT, "runs": runs, "wall_s": seconds}
+        result |= {"versions": versions(), "processor": processor(), "source_sha256": source_digest()}
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "one_shot.json", json.dumps(result, indent=1) + "\n")
+        write_text(out / "one_shot.md", render(result))  # after every seed, so that a run that is stopped loses one
+        click.echo(f"seed {seed}: written to {out / 'one_shot.md'} after {seconds} s")
 
 
 def _numbers(seeds: str) -> list[int]:
