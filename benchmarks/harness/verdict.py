@@ -22,7 +22,7 @@ MARGIN = 0.015
 SHARE_OF_WSN = 1 / 3
 """Of WSN's bytes that `tsn` may take at most."""
 POINTS_OF_A_FRONT = 12
-SIMILAR = 0.005
+MARGIN_OF_CHOICE = 0.005
 """How far choosing a parent may be below the better of always having one and never, a fraction."""
 
 
@@ -130,8 +130,8 @@ def _similar_parents(lines: Lines) -> Iterator[Check]:
             continue
         better = min(known, key=lambda other: known[other].mean)
         numbers = f"the better is `{better}`: {signed_points(known[better])} points"
-        claim = f"`{name}`, whose parents are found by similarity, is within {100 * SIMILAR:g} points of always inheriting and of never"
-        yield Check(claim, known[better].mean >= -SIMILAR, numbers, known[better].count)
+        claim = f"`{name}`, whose parents are found by similarity, is within {100 * MARGIN_OF_CHOICE:g} points of always inheriting and of never"
+        yield Check(claim, known[better].mean >= -MARGIN_OF_CHOICE, numbers, known[better].count)
 
 
 def _sparse_replay(lines: Lines) -> Iterator[Check]:

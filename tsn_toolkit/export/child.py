@@ -107,10 +107,9 @@ def _run_script(script: Path, folder: str, outputs: Path, x: NDArray[np.float32]
     inputs, file = Path(folder) / "inputs.npz", Path(folder) / "request.json"
     np.savez(inputs, x=np.ascontiguousarray(x, dtype=np.float32))
     file.write_text(json.dumps({**request, "inputs": str(inputs), "outputs": str(outputs)}), encoding="utf-8")
-    alone = shutil.copy(script, folder)  # beside the toolkit's own files, `import onnxruntime` would find the exporter
-    for shared in (_FOLDER / "runner.py", *_FOLDER.glob("run_*.py")):
-        shutil.copy(shared, folder)
-    done = subprocess.run([sys.executable, str(alone), str(file)], cwd=folder, capture_output=True, text=True, check=False)
+    for program in {script, _FOLDER / "runner.py", *_FOLDER.glob("run_*.py")}:
+        shutil.copy(program, folder)  # beside the toolkit's own files, `import onnxruntime` would find the exporter
+    done = subprocess.run([sys.executable, str(Path(folder) / script.name), str(file)], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not outputs.is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-3:]
         action = "run in" if script.stem.startswith("run_") else "pass through the quantizer of"

@@ -6,9 +6,6 @@ A quarter of the bytes of float weights, with the same values; activations stay 
 from __future__ import annotations
 
 import importlib.metadata
-import io
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel
-from tsn_toolkit.errors import ExportError, TargetError
-from tsn_toolkit.export.artefact import Artefact, require_modules, write_atomically
-from tsn_toolkit.export.integer_onnx import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, export_settings
+from tsn_toolkit.errors import ExportError
+from tsn_toolkit.export.artefact import Artefact, require_modules
+from tsn_toolkit.export.integer_onnx import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, check_target, onnx_bytes, write_proto
 from tsn_toolkit.export.torch import from_integers
 from tsn_toolkit.target import Target
 
@@ -38,22 +35,15 @@ def write(extracted: ExtractedModel, target: Target, out_dir: Path, *, example_i
 
     Raises:
         TargetError: onnx is missing, or the target names no opset.
-        ExportError: the model cannot be written as ONNX, or the file's weights are not the store's integers.
+        ExportError: a code is beyond `max_code`, the model cannot be written as ONNX, or the file's weights are not the store's integers.
     """
     require_modules(WRITERS, target=target.name, install=target.install)
-    if target.opset is None:
-        raise TargetError(f"Target `{target.name}` reads ONNX and must set `opset`.")
+    opset = check_target(extracted, target)
     reference = from_integers(extracted)
-    proto = _to_onnx(reference, example_input[:1].detach().to(torch.float32), target.opset)
+    proto = _to_onnx(reference, example_input[:1].detach().to(torch.float32), opset)
     _unshare_(proto)
     _put_integers_(proto, extracted)
-    import onnx
-
-    if target.ir_version is not None:
-        proto.ir_version = min(proto.ir_version, target.ir_version)
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString(deterministic=True)
-    write_atomically(out_dir / MODEL_FILE, content)
+    content = write_proto(proto, target, out_dir)
     check_weights(out_dir / MODEL_FILE, extracted, reference)
     weights = sum(codes.nbytes for codes in extracted.q.values())
     constants = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) - weights
@@ -86,25 +76,15 @@ def check_weights(model: Path, extracted: ExtractedModel, reference: nn.Module) 
             raise ExportError(f"`{model.name}`: tensor `{name}` is not the store's.")
 
 
-def admissible_outputs(reference: nn.Module, x: torch.Tensor) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """Outputs of the float module; a runtime of less precision differs within the target's `float_error`."""
-    with torch.no_grad():
-        yield torch.cat([reference(chunk) for chunk in x.split(100)]).numpy(), "float"
-
-
 def _to_onnx(module: nn.Module, example: torch.Tensor, opset: int) -> Any:
     """The module as it stands, nothing folded, so that every tensor keeps its name and its values."""
     import onnx
 
-    settings = {**export_settings(opset), "training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
-    buffer = io.BytesIO()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(module.eval(), (example,), buffer, **settings)
+        content = onnx_bytes(module.eval(), example, opset, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
     except Exception as error:  # torch raises many kinds
         raise ExportError(f"The model cannot be written as ONNX: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return onnx.load_from_string(buffer.getvalue())
+    return onnx.load_from_string(content)
 
 
 def _unshare_(proto: Any) -> None:

@@ -86,22 +86,16 @@ def write(
     Raises:
         TargetError, ExportError: as in `export`.
     """
-    _check_target(extracted, target)
+    opset = check_target(extracted, target)
     example = example_input[:1].detach().to(torch.float32)
     reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
-    proto = _to_onnx(reference, example, target)
+    proto = _to_onnx(reference, example, opset)
     fold_constant_clips_(proto)
     move_dequantize_below_reshape_(proto)
     unshare_parameters_(proto)
     _name_weights_(proto, reference, _execution_order(reference, example))
     adapt_(proto, reference)
-    import onnx
-
-    if target.ir_version is not None:
-        proto.ir_version = min(proto.ir_version, target.ir_version)
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString(deterministic=True)
-    write_atomically(out_dir / MODEL_FILE, content)
+    content = write_proto(proto, target, out_dir)
     check_weights(out_dir / MODEL_FILE, extracted, reference)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "brevitas", "onnx", "onnxoptimizer")}
     return Artefact(
@@ -135,14 +129,32 @@ def export_dense_fp32(model: nn.Module, example: torch.Tensor, path: Path, *, op
     """
     require_modules(("onnx",), target="dense fp32", install="pip install onnx onnxruntime")
     training = model.training
-    buffer = io.BytesIO()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(model.eval(), (example[:1],), buffer, **export_settings(opset))
+        content = onnx_bytes(model.eval(), example[:1], opset)
     finally:
         model.train(training)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, content)
+
+
+def write_proto(proto: Any, target: Target, out_dir: Path) -> bytes:
+    """Check a graph, bound its IR version by the target's and write it as `model.onnx` into `out_dir`; the file's bytes."""
+    import onnx
+
+    if target.ir_version is not None:
+        proto.ir_version = min(proto.ir_version, target.ir_version)
+    onnx.checker.check_model(proto)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    write_atomically(out_dir / MODEL_FILE, content)
+    return content
+
+
+def onnx_bytes(model: nn.Module, example: torch.Tensor, opset: int, **more: Any) -> bytes:
+    """A module in evaluation mode as an ONNX file with a free batch; `more` are further keywords of `torch.onnx.export`, which raises many kinds."""
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (example,), buffer, **_export_settings(opset), **more)
+    return buffer.getvalue()
 
 
 def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel) -> None:
@@ -170,7 +182,13 @@ def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel
             raise ExportError(f"`{path.name}`: weights of layer `{layer}`, channels {wrong[:8]}, are not the store's integers.")
 
 
-def _check_target(extracted: ExtractedModel, target: Target) -> None:
+def check_target(extracted: ExtractedModel, target: Target) -> int:
+    """The opset to write.
+
+    Raises:
+        TargetError: the target names none.
+        ExportError: a code is beyond the target's `max_code`.
+    """
     if target.opset is None:
         raise TargetError(f"Target `{target.name}` reads ONNX and must set `opset`.")
     for layer, codes in extracted.q.items():
@@ -180,9 +198,10 @@ def _check_target(extracted: ExtractedModel, target: Target) -> None:
                 f"Layer `{layer}` holds a code of magnitude {largest}; target `{target.name}` allows at most {target.max_code}. "
                 "Name the target in the recipe when the task is learned, which bounds its codes, or export for another target."
             )
+    return target.opset
 
 
-def export_settings(opset: int) -> dict[str, Any]:
+def _export_settings(opset: int) -> dict[str, Any]:
     """Keywords of `torch.onnx.export` for a model with one input, one output and a free batch."""
     return {
         "dynamo": False,
@@ -194,7 +213,7 @@ def export_settings(opset: int) -> dict[str, Any]:
     }
 
 
-def _to_onnx(reference: IntegerModel, example: torch.Tensor, target: Target) -> Any:
+def _to_onnx(reference: IntegerModel, example: torch.Tensor, opset: int) -> Any:
     import onnx
     from brevitas.export import export_onnx_qcdq
 
@@ -203,7 +222,7 @@ def _to_onnx(reference: IntegerModel, example: torch.Tensor, target: Target) -> 
             warnings.simplefilter("ignore")
             with tempfile.TemporaryDirectory() as folder:  # Brevitas returns the model only through a file
                 path = Path(folder) / MODEL_FILE
-                export_onnx_qcdq(reference.module, args=example, export_path=str(path), **export_settings(target.opset or 17))
+                export_onnx_qcdq(reference.module, args=example, export_path=str(path), **_export_settings(opset))
                 return onnx.load(str(path))
     except Exception as error:  # torch, Brevitas and onnx each raise their own kinds
         raise ExportError(f"The integer model cannot be written as ONNX: {type(error).__name__}: {error}") from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.export import float_onnx, integer_onnx
 from tsn_toolkit.export import openvino as integer
+from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
 from tsn_toolkit.target import Target
 
@@ -25,7 +26,7 @@ MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = integer.DISTRIBUTION
 VENDOR_INT8 = None  # the integer target stands beside it
 check_weights = float_onnx.check_weights
-admissible_outputs = float_onnx.admissible_outputs
+admissible_outputs = program.admissible_outputs
 export_dense_fp32 = integer_onnx.export_dense_fp32
 
 _BFLOAT16 = {"INFERENCE_PRECISION_HINT": "bf16"}

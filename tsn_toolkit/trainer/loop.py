@@ -60,6 +60,7 @@ class Phase:
         schedule: `rise` (linear from a tenth to the peak), `fall` (cosine from the peak to 0) or `hill` (rise for a fifth, then fall).
         label_weight: factor of the cross entropy; below 1 a teacher's `extra_loss` decides more.
         select_best: put back the state with the least validation loss at the end of the phase.
+        first_epoch: the number that hooks are told of the first epoch; not 0 where a task is trained in several stretches.
     """
 
     name: str
