@@ -3,6 +3,7 @@
 import torch
 from op_count import numbers_in
 
+from tsn_toolkit.parts import gradient_mask
 from tsn_toolkit.parts.gradient_mask import GradientMask
 
 
@@ -35,11 +36,11 @@ def test_only_active_slots_are_chosen_and_no_more_than_there_are():
     assert weight.grad.tolist() == [0, 7, 0, 2] and mask.densities == {"w": 0.5}
 
 
-def test_operations_are_those_that_torch_runs():
+def test_operations_are_those_that_run():
     weight = weight_with(torch.randn(7, 9))
     mask = GradientMask({"w": weight}, keep=0.3, refresh_every=2)
     for step in (0, 1):
-        assert numbers_in(lambda: mask.apply_(step, {}), ("abs", "kthvalue", "mul")) == mask.operations(step)  # noqa: B023
+        assert numbers_in(lambda: mask.apply_(step, {}), ("abs", "mul"), gradient_mask) == mask.operations(step)  # noqa: B023
     assert (mask.operations(0), mask.operations(1)) == (189, 63)
 
 

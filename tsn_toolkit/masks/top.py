@@ -1,13 +1,21 @@
-"""The mask of the k largest scores, exact and the same every time."""
+"""The mask of the k largest scores, exact and the same every time.
+
+On the CPU numpy does it: it compares and counts in a tenth of torch's time.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 SAMPLED_FROM = 1 << 15
-"""Scores from which on the threshold is first enclosed by a sample."""
+"""Scores on the CPU from which on the threshold is first enclosed by a sample."""
 SAMPLE = 1 << 14
+
+Scores = NDArray[np.floating[Any]]
 
 
 def keep_count(density: float, size: int) -> int:
@@ -28,53 +36,50 @@ def top_mask(scores: torch.Tensor, keep: int) -> torch.Tensor:
     flat = scores.detach().flatten()
     if not 0 <= keep <= flat.numel():
         raise ValueError(f"keep must be in 0..{flat.numel()}, got {keep}")
-    if keep == 0:
-        return torch.zeros_like(flat, dtype=torch.bool).view(scores.shape)
-    if keep == flat.numel():
-        return torch.ones_like(flat, dtype=torch.bool).view(scores.shape)
-    if flat.numel() >= SAMPLED_FROM:
-        mask = _mask_by_sample(flat, keep)
-        if mask is not None:
-            return mask.view(scores.shape)
-    threshold = _kth_largest(flat, keep)
-    mask = flat >= threshold
-    surplus = int(torch.count_nonzero(mask)) - keep
-    if surplus:
-        ties = (flat == threshold).nonzero().flatten()
-        mask[ties[len(ties) - surplus :]] = False
-    return mask.view(scores.shape)
+    if keep in (0, flat.numel()):
+        return torch.full_like(flat, keep > 0, dtype=torch.bool).view(scores.shape)
+    if flat.device.type != "cpu":
+        return _mask_on_device(flat, keep).view(scores.shape)
+    values: Scores = (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy()
+    mask = _mask_by_sample(values, keep) if len(values) >= SAMPLED_FROM else None
+    return torch.from_numpy(_mask_by_order(values, keep) if mask is None else mask).view(scores.shape)
 
 
-def _mask_by_sample(flat: torch.Tensor, keep: int) -> torch.Tensor | None:
-    """The mask of many values, exact; None where the sample misled.
+def _mask_by_sample(values: Scores, keep: int) -> NDArray[np.bool_] | None:
+    """The mask of many values (n,), exact; None where the sample misled.
 
     Quantiles of an evenly spaced sample, a few standard errors either side of the one looked for, enclose the `keep`-th largest value. All values
     above them are in, all below are out, and the order of those between alone is looked at. Counting shows whether they do enclose it.
     """
-    sample = flat[:: flat.numel() // SAMPLE].contiguous()
-    share = keep / flat.numel()
+    sample = values[:: len(values) // SAMPLE]
+    share = keep / len(values)
     centre, margin = share * len(sample), 4 * (share * (1 - share) * len(sample)) ** 0.5 + 2
     high, low = (_kth_largest(sample, min(len(sample), max(1, int(centre + side * margin) + 1))) for side in (-1, 1))
-    mask = flat > high
-    places = keep - int(torch.count_nonzero(mask))
-    between = _positions((flat >= low) ^ mask)
+    mask = values > high
+    places = keep - int(np.count_nonzero(mask))
+    between = np.flatnonzero((values >= low) ^ mask)
     if not 0 < places <= len(between):
         return None
-    values = flat[between]
-    threshold = _kth_largest(values, places)
-    mask[between[values > threshold]] = True
-    ties = between[values == threshold]
-    mask[ties[: places - int(torch.count_nonzero(values > threshold))]] = True
+    mask[between] = _mask_by_order(values[between], places)
     return mask
 
 
-def _positions(marked: torch.Tensor) -> torch.Tensor:
-    """Positions of the True entries, int64; on the CPU numpy finds them in a fraction of torch's time."""
-    if marked.device.type != "cpu":
-        return marked.nonzero().flatten()
-    return torch.from_numpy(np.flatnonzero(marked.numpy()))
+def _mask_by_order(values: Scores, keep: int) -> NDArray[np.bool_]:
+    """The mask of few values (n,), 1 <= keep <= n."""
+    threshold = _kth_largest(values, keep)
+    mask = values > threshold
+    mask[np.flatnonzero(values == threshold)[: keep - int(np.count_nonzero(mask))]] = True
+    return mask
 
 
-def _kth_largest(flat: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th largest value (scalar), k from 1."""
-    return torch.kthvalue(flat, flat.numel() - k + 1).values
+def _kth_largest(values: Scores, k: int) -> np.floating[Any]:
+    """The k-th largest value, k from 1."""
+    largest: np.floating[Any] = np.partition(values, len(values) - k)[len(values) - k]
+    return largest
+
+
+def _mask_on_device(flat: torch.Tensor, keep: int) -> torch.Tensor:
+    threshold = torch.kthvalue(flat, flat.numel() - keep + 1).values
+    mask = flat > threshold
+    mask[(flat == threshold).nonzero().flatten()[: keep - int(torch.count_nonzero(mask))]] = True
+    return mask

@@ -35,7 +35,7 @@ from tsn_toolkit.masks.granularity import parse_granularity, structured_mask
 from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vectors import round_vector
-from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, frozen_factors, score_gradient, slot_factors
+from tsn_toolkit.parts.slot_factors import FrozenFactors, Remembered, Rule, SlotFactors, as_factor, frozen_factors, score_gradient, slot_factors
 from tsn_toolkit.parts.wrapping import wrappers_of
 from tsn_toolkit.vocabulary import SlotState, VectorPrecision
 
@@ -110,7 +110,7 @@ class SubnetWeight(nn.Module):
     @torch.no_grad()
     def to_latent(self, gradient: torch.Tensor) -> torch.Tensor:
         """Gradient of the weight -> gradient of the latent weight."""
-        return gradient * (self.mask.float() if self.learn_scores and self.refine_bits else self._factors().moving)
+        return gradient * (as_factor(self.mask) if self.learn_scores and self.refine_bits else self._factors().moving)
 
     @torch.no_grad()
     def to_score(self, gradient: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
