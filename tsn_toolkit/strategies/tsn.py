@@ -60,7 +60,7 @@ class Config(SearchOptions):
             not at all (`none`). The parent's subnetwork is where masks and scores start.
         similarity_margin: by how much a task has to beat the trunk to become the parent, with confidence (`parts/task_similarity.py`); a fraction of
             the examples (`knn`) or nats per feature (`gaussian`).
-        similarity_samples: training examples that are looked at.
+        similarity_samples: training examples that are looked at, at most; differences between tasks are often smaller than what a few hundred tell.
         warmup: share of the epochs before units are chosen (fresh trunk).
         search: share of the epochs in which scores, or changes, are learned.
         fresh_share: factor of the initialisation of free slots where a task has a parent: near 0, a task begins with what its parent computes.
@@ -79,7 +79,7 @@ class Config(SearchOptions):
 
     similarity: Literal["none", "knn", "gaussian"] = "none"
     similarity_margin: float = Field(0.0, ge=0)
-    similarity_samples: int = Field(512, ge=16)
+    similarity_samples: int = Field(2048, ge=16)
     warmup: float = Field(0.25, ge=0, lt=1)
     search: float = Field(0.35, gt=0, lt=1)
     fresh_share: float = Field(0.1, ge=0, le=1)
