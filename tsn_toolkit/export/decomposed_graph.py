@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.integer_interpreter import PRESERVING, RESHAPES
+from tsn_toolkit.export.integer_interpreter import JOINS, PRESERVING, RESHAPES, arguments
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 
@@ -79,8 +79,8 @@ class DecomposedGraph(nn.Module):
         raise AssertionError("a graph ends with its output")
 
     def _computed(self, node: Any, values: dict[Any, Any]) -> _Value:
-        args = [values.get(arg, arg) if isinstance(arg, type(node)) else arg for arg in node.args]
-        plain = [arg.tensor if isinstance(arg, _Value) else arg for arg in args]
+        args, kwargs = arguments(node, values)
+        plain = [_plain(arg) for arg in args]
         if node.op == "call_module" and node.target in self._grids:
             return _quantized(plain[0], self._grids[node.target])
         if node.op == "call_module" and node.target in self._layers:
@@ -88,19 +88,22 @@ class DecomposedGraph(nn.Module):
         module = self._plain[node.target] if node.op == "call_module" else None
         if isinstance(module, _POOLING_1D):
             return _pooled(module, args[0])
-        result = self._called(node, plain)
+        result = self._called(node, plain, kwargs)
+        if node.target in JOINS:
+            grids = {part.grid for part in args[0]}
+            return _quantized(result, grids.pop() if len(grids) == 1 else None)
         if node.target in RESHAPES or isinstance(module, nn.Flatten):
             result = plain[0].view(-1, *result.shape[1:])  # XNNPACK takes a reshape with one size left open, not one that asks for the batch
         elif not isinstance(module, PRESERVING):
             return _Value(result)
         return _quantized(result, args[0].grid)
 
-    def _called(self, node: Any, args: list[Any]) -> torch.Tensor:
+    def _called(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> torch.Tensor:
         if node.op == "call_module":
             return self._plain[node.target](*args)
         if node.op == "call_function":
-            return node.target(*args, **node.kwargs)
-        return getattr(args[0], node.target)(*args[1:], **node.kwargs)
+            return node.target(*args, **kwargs)
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
 
     def _layer(self, layer: nn.Module, prefix: str, value: torch.Tensor) -> torch.Tensor:
         codes, scale, zero, bias = (getattr(self, f"{prefix}_{part}") for part in ("weight", "scale", "zero", "bias"))
@@ -109,6 +112,13 @@ class DecomposedGraph(nn.Module):
             return F.linear(value, weight, bias)
         convolve = F.conv1d if codes.dim() == 3 else F.conv2d
         return convolve(value, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _plain(value: Any) -> Any:
+    """An argument with tensors in place of values."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return value.tensor if isinstance(value, _Value) else value
 
 
 def _pooled(module: Any, x: _Value) -> _Value:

@@ -9,7 +9,7 @@ partial sum is below the mantissa: float32 where the layer's bound allows it, el
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 _EXACT_FLOAT32 = 2**24
 _ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+JOINS = (torch.cat, torch.concat, torch.concatenate)
 PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 _AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 
@@ -144,13 +145,13 @@ class Interpreter:
             raise Unknown(self.reference.mode)
         values: dict[Any, Any] = {}
         for node in self.reference.module.graph.nodes:
-            args = [values[arg] if arg in values else arg for arg in node.args] if node.op != "placeholder" else []
+            args, kwargs = arguments(node, values)
             if node.op == "placeholder":
                 values[node] = x
             elif node.op == "call_module":
                 values[node] = self._module(node.target, args)
             elif node.op in ("call_function", "call_method"):
-                values[node] = self._function(node, args)
+                values[node] = self._function(node, args, kwargs)
             elif node.op == "output":
                 result = values.get(node.args[0])
                 if not isinstance(result, Codes) or result.accumulator:
@@ -175,11 +176,15 @@ class Interpreter:
             return module(value.value.to(torch.float32) * value.scale)
         raise Unknown(name)
 
-    def _function(self, node: Any, args: list[Any]) -> Any:
-        target, kwargs = node.target, node.kwargs
+    def _function(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        target = node.target
         if target in _ADDITIONS:
             if len(args) == 2 and all(isinstance(arg, Codes) and not arg.accumulator for arg in args) and not kwargs:
                 return self.operands(node, args[0], args[1])
+        elif target in JOINS:
+            parts = args[0]
+            if all(isinstance(part, Codes) and not part.accumulator for part in parts) and len({(part.signed, float(part.scale)) for part in parts}) == 1:
+                return Codes(target([part.value for part in parts], *args[1:], **kwargs), parts[0].scale, parts[0].signed)
         elif target in RESHAPES:
             if isinstance(args[0], torch.Tensor):  # a mean that is quantized only after it is reshaped
                 return _reshape(args[0], target, args[1:], kwargs)
@@ -202,6 +207,20 @@ class Interpreter:
         else:
             codes = self.quantized(value, step, zero)
         return Codes(codes.clamp(low, high).to(torch.float32), step, signed, unrounded=unrounded)
+
+
+def arguments(node: Any, values: Mapping[Any, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a graph's node by position and by name, with what was computed in place of nodes; the tensors of a join come by position."""
+    by_position, by_name = list(node.args), dict(node.kwargs)
+    if "tensors" in by_name:
+        by_position.insert(0, by_name.pop("tensors"))
+    return [_resolved(argument, values) for argument in by_position], by_name
+
+
+def _resolved(argument: Any, values: Mapping[Any, Any]) -> Any:
+    if isinstance(argument, list | tuple):
+        return [_resolved(part, values) for part in argument]
+    return values.get(argument, argument) if isinstance(argument, Hashable) else argument
 
 
 def _reshape(value: torch.Tensor, target: Any, args: list[Any], kwargs: dict[str, Any]) -> torch.Tensor:

@@ -26,6 +26,7 @@ from tsn_toolkit.export.int4_onnx import unpacked
 from tsn_toolkit.export.qdq_graph import (
     fold_constant_clips_,
     move_dequantize_below_reshape_,
+    quantize_concats_,
     shift_signed_activations_,
     unshare_parameters_,
 )
@@ -91,6 +92,7 @@ def write(
     reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
     proto = _to_onnx(reference, example, opset)
     fold_constant_clips_(proto)
+    quantize_concats_(proto)
     move_dequantize_below_reshape_(proto)
     unshare_parameters_(proto)
     _name_weights_(proto, reference, _execution_order(reference, example))

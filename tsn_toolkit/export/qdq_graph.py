@@ -5,6 +5,7 @@ Each function changes the ModelProto it is given in place. None of them touches 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,42 @@ def fold_constant_clips_(proto: Any) -> None:
     used = {name for node in proto.graph.node for name in node.input}
     for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
         proto.graph.initializer.remove(tensor)
+
+
+def quantize_concats_(proto: Any) -> None:
+    """Quantize a Concat of equally quantized tensors again, by their own scale: the operation behind it then sees a quantized input.
+
+    The values are on the grid already, so no number changes; pools and reshapes on the way keep them there.
+    """
+    from onnx import helper
+
+    values = _constants(proto)
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        sources = [_grid_source(name, producers) for name in node.input] if node.op_type == "Concat" else []
+        if not sources or any(source is None or not _same_grid(source, sources[0], values) for source in sources):
+            continue
+        parameters, floating, name = list(sources[0].input[1:]), node.output[0], f"{node.name or node.output[0]}_quant"
+        node.output[0] = f"{name}_input"
+        nodes.append(helper.make_node("QuantizeLinear", [node.output[0], *parameters], [f"{name}_codes"], f"{name}/QuantizeLinear"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_codes", *parameters], [floating], f"{name}/DequantizeLinear"))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _grid_source(name: str, producers: Mapping[str, Any]) -> Any:
+    """The DequantizeLinear on whose grid a tensor lies; None where it lies on none."""
+    node = producers.get(name)
+    while node is not None and node.op_type in (*_RESHAPES, "MaxPool"):
+        node = producers.get(node.input[0])
+    return node if node is not None and node.op_type == "DequantizeLinear" and len(node.input) > 2 else None
+
+
+def _same_grid(one: Any, other: Any, values: Mapping[str, np.ndarray]) -> bool:
+    pairs = [(values.get(one.input[position]), values.get(other.input[position])) for position in (1, 2)]
+    return all(a is not None and b is not None and a.size == 1 and a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
 
 
 def unshare_parameters_(proto: Any) -> None:

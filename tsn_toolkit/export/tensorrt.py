@@ -135,13 +135,15 @@ def make_symmetric_(proto: Any, reference: IntegerModel) -> None:
 
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     dequantizers = {node.output[0]: node for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    layers = {node.output[0]: node.name.partition("::weight")[0] for node in proto.graph.node if node.name.endswith("::weight")}
     for node in proto.graph.node:
-        layer, mark, _ = node.name.partition("::weight")
-        if mark and len(node.input) > 2 and node.input[2] in dequantizers:
-            bias = reference.module.get_submodule(layer).bias.detach().to(torch.float32).numpy()
-            proto.graph.node.remove(dequantizers[node.input[2]])
-            node.input[2] = f"{layer}.bias"
-            proto.graph.initializer.append(numpy_helper.from_array(bias, node.input[2]))
+        layer = next((layers[name] for name in (*node.output, *node.input) if name in layers), None)  # its own, or that whose product it adds to
+        for position, name in enumerate(node.input):
+            if layer is not None and name in dequantizers and _is_int32(tensors.get(dequantizers[name].input[0])):
+                bias = reference.module.get_submodule(layer).bias.detach().to(torch.float32).numpy()
+                proto.graph.node.remove(dequantizers[name])
+                node.input[position] = f"{layer}.bias"
+                proto.graph.initializer.append(numpy_helper.from_array(bias, node.input[position]))
     for node in proto.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 and node.input[2] in tensors:
             scale, zero_point = tensors.get(node.input[1]), tensors[node.input[2]]
@@ -152,6 +154,12 @@ def make_symmetric_(proto: Any, reference: IntegerModel) -> None:
     used = {name for node in proto.graph.node for name in node.input}
     for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
         proto.graph.initializer.remove(tensor)
+
+
+def _is_int32(tensor: Any) -> bool:
+    from onnx import TensorProto
+
+    return tensor is not None and tensor.data_type == TensorProto.INT32
 
 
 def _lint(model: Path, opset: int) -> Findings:

@@ -1,8 +1,8 @@
 """What TensorRT's ONNX parser and builder ask of explicit quantization, checked on the graph without TensorRT.
 
 Sources: NVIDIA TensorRT documentation, "Working with Quantized Types" and "Explicit Quantization", and the restrictions of onnx-tensorrt's
-operator table (read November 2026). A violation means that the parser refuses the model or the builder leaves the operation in float; advice costs
-speed alone. Each sentence names the node.
+operator table (read November 2026); issues 1604 and 3417 of NVIDIA/TensorRT on attention. A violation means that the parser refuses the model or
+that the builder leaves an operation with weights in float; advice costs speed alone. Each sentence names the node.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SUPPORTED = frozenset(
     {*QUANTIZERS, *WEIGHTED, "Add", "AveragePool", "Concat", "Flatten", "GlobalAveragePool", "Identity", "MaxPool", "Mul", "ReduceMean", "Relu"}
@@ -62,7 +63,7 @@ def lint(proto: Any, *, opset: int) -> Findings:
             violations.append(f"{_name(node)} is not an operation of TensorRT's ONNX parser")
         if node.op_type in QUANTIZERS:
             violations += [f"{_name(node)} {problem}" for problem in _quantizer_problems(node, graph)]
-        if node.op_type in WEIGHTED:
+        if node.op_type in WEIGHTED and not _multiplies_activations(node, graph):
             violations += [f"{_name(node)} {problem}" for problem in _weighted_problems(node, graph)]
     return Findings(tuple(violations), tuple(_advice(graph)))
 
@@ -105,15 +106,30 @@ def _quantizer_problems(node: Any, graph: _Graph) -> Iterator[str]:
 
 
 def _weighted_problems(node: Any, graph: _Graph) -> Iterator[str]:
-    """Both operands dequantized directly before the operation, the weight per output channel; a float constant as bias."""
+    """Both operands dequantized directly before the operation, the weight per output channel; a float constant as bias.
+
+    Between a weight and its product a Transpose may stand, as NVIDIA's own quantizer of linear layers leaves one.
+    """
     for position, what in ((0, "an input"), (1, "a weight")):
         source = graph.producers.get(node.input[position])
+        if position == 1 and source is not None and source.op_type == "Transpose":
+            source = graph.producers.get(source.input[0])
         if source is None or source.op_type != "DequantizeLinear":
             yield f"has {what} that no DequantizeLinear gives, so it would run in float"
         elif position == 1:
             yield from _weight_problems(source, graph)
     if len(node.input) > 2 and (node.input[2] not in graph.constants or graph.constants[node.input[2]].dtype != np.float32):
         yield "has a bias that is not a float32 constant"
+
+
+def _multiplies_activations(node: Any, graph: _Graph) -> bool:
+    """Whether a MatMul has no weight: nothing constant is behind its second operand but shapes."""
+    if node.op_type != "MatMul":
+        return False
+    name = node.input[1]
+    while name in graph.producers and graph.producers[name].op_type in (*QUANTIZERS, *RESHAPES):
+        name = graph.producers[name].input[0]
+    return name not in graph.constants
 
 
 def _weight_problems(source: Any, graph: _Graph) -> Iterator[str]:
@@ -127,19 +143,22 @@ def _weight_problems(source: Any, graph: _Graph) -> Iterator[str]:
 
 
 def _advice(graph: _Graph) -> Iterator[str]:
-    """Sums whose operands are all rounded: TensorRT adds one of them in full precision inside the convolution where nothing rounds it before."""
+    """Products of activations in float, as attention has them; and sums whose operands are all rounded: TensorRT adds one of them in full precision
+    inside the convolution where nothing rounds it before.
+    """
     for node in graph.nodes:
-        if node.op_type != "Add":
-            continue
         sources = [graph.producers.get(name) for name in node.input]
-        if all(source is not None and source.op_type == "DequantizeLinear" for source in sources):
+        rounded = [source is not None and source.op_type == "DequantizeLinear" for source in sources]
+        if _multiplies_activations(node, graph) and not all(rounded):
+            yield f"{_name(node)} multiplies activations in float"
+        if node.op_type == "Add" and all(rounded):
             yield f"{_name(node)} adds two rounded operands; without rounding one of them TensorRT can add inside the convolution before"
 
 
 def _through_reshapes(name: str, graph: _Graph) -> Iterator[Any]:
     """What reads a tensor, reshapes looked through."""
     for reader in graph.consumers.get(name, ()):
-        if reader.op_type in ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"):
+        if reader.op_type in RESHAPES:
             yield from _through_reshapes(reader.output[0], graph)
         else:
             yield reader
