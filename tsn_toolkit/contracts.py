@@ -525,18 +525,21 @@ class Split:
         x: (n, ...) as the source gives it: uint8 images or float.
         y: int64 (n,).
         group: int64 (n,), the subject or superclass of each example; None where the source tells none.
+        recording: int64 (n,), which examples were cut from one recording, so that no two splits may share it; None: each stands for itself.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     group: torch.Tensor | None = None
+    recording: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, chosen: torch.Tensor) -> Split:
         """The examples at `chosen`, positions int64 (k,) or a bool mask (n,)."""
-        return Split(self.x[chosen], self.y[chosen], None if self.group is None else self.group[chosen])
+        group, recording = (None if of is None else of[chosen] for of in (self.group, self.recording))
+        return Split(self.x[chosen], self.y[chosen], group, recording)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,12 @@ from tsn_toolkit.errors import DataError
 
 
 def make_split(
-    x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, *, origin: str, group: ArrayLike | torch.Tensor | None = None
+    x: ArrayLike | torch.Tensor,
+    y: ArrayLike | torch.Tensor,
+    *,
+    origin: str,
+    group: ArrayLike | torch.Tensor | None = None,
+    recording: ArrayLike | torch.Tensor | None = None,
 ) -> Split:
     """Check examples and labels and bring them to the types of `Split`.
 
@@ -23,6 +28,7 @@ def make_split(
         y: (n,) integers >= 0.
         origin: file or factory that the arrays came from, for messages.
         group: (n,) integers >= 0, the subject or superclass of each example, or None.
+        recording: (n,) integers >= 0, the same for examples that were cut from one recording, or None.
 
     Raises:
         DataError: wrong dtype or shape, different lengths, no example, a negative label, or a value that is not finite.
@@ -31,14 +37,17 @@ def make_split(
     if images.ndim < 2 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
         raise DataError(f"{origin}: examples must be uint8 or float of shape (n, ...), got {images.dtype} {images.shape}. Convert them.")
     targets = _whole_numbers(labels, len(images), "label", origin)
-    groups = None if group is None else _whole_numbers(_as_array(group, origin), len(images), "group", origin)
+    groups, recordings = (
+        None if numbers is None else _whole_numbers(_as_array(numbers, origin), len(images), word, origin)
+        for word, numbers in (("group", group), ("recording", recording))
+    )
     if images.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what overflows is reported below
             images = images.astype(np.float32)
         if not np.isfinite(images).all():
             first = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))[0])
             raise DataError(f"{origin}: example {first} holds a value that is not finite in float32. Clean the data.")
-    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), targets, groups)
+    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), targets, groups, recordings)
 
 
 def _whole_numbers(values: NDArray[Any], count: int, word: str, origin: str) -> torch.Tensor:

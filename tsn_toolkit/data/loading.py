@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -76,7 +77,7 @@ def _with_test(train: Split, test: Split | None, data: DataSection) -> tuple[Spl
 def _shaped(split: Split, data: DataSection) -> Split:
     if data.input_shape is None:
         return split
-    return Split(bring_to_shape(split.x, data.input_shape, origin=_where(data)), split.y, split.group)
+    return replace(split, x=bring_to_shape(split.x, data.input_shape, origin=_where(data)))
 
 
 def _check_classes(train: Split, test: Split, data: DataSection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def permute_pixels(split: Split, seed: int, index: int) -> Split:
     lead = 1 if split.x.ndim == 2 else 2
     flat = split.x.flatten(lead) if split.x.ndim > lead else split.x  # (n, features) or (n, channels, positions)
     order = np.argsort(raw_numbers(seed, index, Stream.PIXELS, flat.shape[-1]), kind="stable")
-    return Split(flat[..., torch.from_numpy(order)].reshape(split.x.shape), split.y, split.group)
+    return replace(split, x=flat[..., torch.from_numpy(order)].reshape(split.x.shape))
 
 
 def rotate(split: Split, angle: float) -> Split:
@@ -46,7 +47,7 @@ def rotate(split: Split, angle: float) -> Split:
         raise DataError(f"`split: rotation` needs images (n, channels, height, width), got examples of shape {tuple(split.x.shape[1:])}.")
     if angle % 360 == 0:
         return split
-    return Split(torch.cat([_rotated(chunk, angle) for chunk in torch.split(split.x, CHUNK)]), split.y, split.group)
+    return replace(split, x=torch.cat([_rotated(chunk, angle) for chunk in torch.split(split.x, CHUNK)]))
 
 
 def _rotated(x: torch.Tensor, angle: float) -> torch.Tensor:

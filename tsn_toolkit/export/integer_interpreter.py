@@ -183,7 +183,8 @@ class Interpreter:
                 return self.operands(node, args[0], args[1])
         elif target in JOINS:
             parts = args[0]
-            if all(isinstance(part, Codes) and not part.accumulator for part in parts) and len({(part.signed, float(part.scale)) for part in parts}) == 1:
+            rounded = all(isinstance(part, Codes) and not part.accumulator for part in parts)
+            if rounded and len({(part.signed, float(part.scale)) for part in parts}) == 1:
                 return Codes(target([part.value for part in parts], *args[1:], **kwargs), parts[0].scale, parts[0].signed)
         elif target in RESHAPES:
             if isinstance(args[0], torch.Tensor):  # a mean that is quantized only after it is reshaped

@@ -1,26 +1,40 @@
-"""One numpy archive with the examples, the labels, which of them are test, and whose they are. Pickled objects are refused."""
+"""One numpy archive with the examples, the labels, which of them are test, whose they are and from which recording. Pickled objects are refused."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.data.examples import make_split
+from tsn_toolkit.data.held_out import cells_of
+from tsn_toolkit.data.recordings import recordings_by_overlap
 from tsn_toolkit.errors import DataError
 from tsn_toolkit.registry import did_you_mean
 
 
 class Options(BaseModel):
-    """Names of the arrays in the archive: x (n, ...), y (n,) integers, is_test (n,) bool or 0/1 (null: there is no test part), and, where there
-    are subjects, subject (n,) integers (null: none)."""
+    """Names of the arrays in the archive, and how examples are read.
+
+    Attributes:
+        x: examples (n, ...).
+        y: integers (n,).
+        is_test: bool or 0/1 (n,); null: there is no test part.
+        subject: integers (n,) where there are subjects; null: none.
+        recording: integers (n,), the same for windows of one recording, which are held out together; null: none.
+        overlap: the fraction of a window that the next one of its recording begins with; recordings are then found by it, within a subject.
+        shape: the shape in which the numbers of an example are read; null: as the archive has it.
+        channels_last: of that shape the last dimension holds the channels; it is moved to the front.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +42,16 @@ class Options(BaseModel):
     y: str = "y"
     is_test: str | None = "is_test"
     subject: str | None = None
+    recording: str | None = None
+    overlap: float | None = Field(None, gt=0, lt=1)
+    shape: tuple[int, ...] | None = None
+    channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Options:
+        if self.recording is not None and self.overlap is not None:
+            raise ValueError("`recording` names the recordings and `overlap` finds them; set one of the two")
+        return self
 
 
 def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
@@ -38,7 +62,7 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     """
     if path is None:
         raise DataError("data source npz needs `data.path`, an .npz file. Set it, for example to ${TSN_DATA}/har/har_f16.npz.")
-    keys = [key for key in (options.x, options.y, options.is_test, options.subject) if key is not None]
+    keys = [key for key in (options.x, options.y, options.is_test, options.subject, options.recording) if key is not None]
     if not path.is_file():
         raise DataError(
             f"data file {path} does not exist; source npz expects an .npz file with the arrays {', '.join(keys)}. "
@@ -48,11 +72,24 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     x, y = arrays[options.x], arrays[options.y]
     if len(x) != len(y):
         raise DataError(f"{path}: array {options.x!r} has {len(x)} examples for {len(y)} labels in {options.y!r}; the two must belong together.")
-    whole = make_split(x, y, origin=str(path), group=None if options.subject is None else arrays[options.subject])
+    subject, recording = (None if key is None else arrays[key] for key in (options.subject, options.recording))
+    whole = make_split(_laid_out(x, options, path), y, origin=str(path), group=subject, recording=recording)
+    if options.overlap is not None:
+        recordings = recordings_by_overlap(whole.x, cells_of(whole), options.overlap, origin=str(path))
+        whole = replace(whole, recording=recordings)
     if options.is_test is None:
         return whole, None
     test = _test_positions(path, arrays[options.is_test], y.shape, options.is_test)
     return whole.take(~test), whole.take(test)
+
+
+def _laid_out(x: NDArray[np.generic], options: Options, path: Path) -> NDArray[np.generic]:
+    """The examples in the shape of the options, channels first."""
+    if options.shape is not None:
+        if math.prod(options.shape) != math.prod(x.shape[1:]) or min(options.shape) < 1:
+            raise DataError(f"{path}: examples of shape {x.shape[1:]} cannot be read as {options.shape}: another number of values. Correct it.")
+        x = x.reshape(len(x), *options.shape)
+    return np.moveaxis(x, -1, 1) if options.channels_last and x.ndim > 2 else x
 
 
 def _test_positions(path: Path, is_test: NDArray[np.generic], shape: tuple[int, ...], key: str) -> torch.Tensor:
