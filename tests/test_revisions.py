@@ -10,8 +10,10 @@ from click.testing import Result
 
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.extract import extract
+from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.revisions import answer, newest_part, superseded_bytes
 from tsn_toolkit.store.store import Store
+from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.verify.measure import measure_store
 from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
@@ -113,3 +115,37 @@ def test_tasks_that_stand_for_themselves_answer_for_themselves(tiny_run: Path) -
         found = answer(store, entry.name)
         assert (found.part, found.rows) == (entry.name, None)
     assert superseded_bytes(store) == 0
+
+
+@pytest.fixture(scope="module")
+def domain_run(tsn: Callable[..., Result], tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three permutations of the same classes, one network whose logits all compete."""
+    folder = tmp_path_factory.mktemp("domain") / "run"
+    settings = ("strategy={name: er, options: {buffer: 40, setting: domain-incremental}}", "tasks={split: permutation, count: 3}", "training.epochs=3")
+    assert tsn("run", tiny_recipe, *(part for setting in settings for part in ("--set", setting)), "--out", folder).exit_code == 0
+    return folder
+
+
+def test_forward_transfer_is_what_each_revision_knows_of_the_task_that_comes_next(domain_run: Path) -> None:
+    """R[t, t+1] and b[t+1] by hand: the revision and a network that learned nothing, on the next task's test examples."""
+    summary = json.loads((domain_run / "summary.json").read_text(encoding="utf-8"))
+    store = Store.open(domain_run / "store")
+    shop = workshop_of_store(store)
+    recipe, _ = recipe_of_task(store, "permutation-2")
+    gains = []
+    for number in (0, 1):
+        data = load_task(recipe, number + 1)
+        x = data.test.x.float() / 255
+        fresh = shop.factory().eval()
+        with seeded(recipe.seed):
+            set_head(fresh, shop.graph.head, len(data.classes))
+        revision = extract(shop.factory, shop.graph, store.weights(f"permutation-{number}")).model
+        before, untrained = (float((model(x).argmax(1) == data.test.y).double().mean()) for model in (revision, fresh))
+        assert summary["R"][number][number + 1] == pytest.approx(before)
+        gains.append(before - untrained)
+    assert summary["fwt"] == pytest.approx(sum(gains) / 2)
+
+
+def test_tasks_with_logits_of_their_own_have_no_forward_transfer(er_run: Path) -> None:
+    summary = json.loads((er_run / "summary.json").read_text(encoding="utf-8"))
+    assert summary["fwt"] is None and summary["R"][0][1:] == [None, None]

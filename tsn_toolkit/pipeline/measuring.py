@@ -62,10 +62,12 @@ def measure_task(
         record["parity"][target.name] = done.parity
         record["warnings"] += [f"{data.name}, {target.name}: {warning}" for warning in done.warnings]
     hooks.say(f"task `{data.name}`: measuring all {index + 1} tasks from the store in a fresh process")
-    rows = hooks.measure(folder.store, data_paths=data_path_variables(recipe))["tasks"]
+    measured = hooks.measure(folder.store, data_paths=data_path_variables(recipe))
+    rows = measured["tasks"]
     accuracy = {row["name"]: row["accuracy"] for row in rows}
     record["R_row"] = [accuracy.get(name) for name in task_names(recipe)[: index + 1]]  # None: retired
     record["accuracy"]["store"] = record["R_row"][index]
+    record["unseen"] = measured.get("unseen")
     if recipe.task_inference.rule != "told":
         record["task_inference"] = {key: [row[key] for row in rows] for key in ("accuracy_told", "task_found")}
     write_json(folder.record(data.name), record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import itertools
 import platform
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
     living = [index for index, name in enumerate(names) if name in held]
     records = [read_json(folder.record(names[index])) for index in living]
     matrix = [[record["R_row"][i] if i < len(record["R_row"]) else None for i in living] for record in records]
-    numbers = dataclasses.asdict(metrics.continual_metrics(matrix))
+    numbers = dataclasses.asdict(metrics.continual_metrics(matrix, _with_unseen_(matrix, records)))
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     shown = ("name", "accuracy", "bytes", "macs", "latency_ms", "parent_choice")
     summary = {
@@ -71,6 +72,18 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
     _write_page(recipe, folder, store, summary)
     hooks.say(f"report: {folder.report}")
     return summary
+
+
+def _with_unseen_(matrix: list[list[float | None]], records: list[dict[str, Any]]) -> list[float] | None:
+    """Writes R[t, t+1] into the matrix where it was measured; b, or None where a task was not measured before it was learned."""
+    baseline = [0.0]  # of the first task, before which there is nothing to transfer
+    for position, (before, after) in enumerate(itertools.pairwise(records)):
+        unseen = before.get("unseen")
+        if unseen is None or unseen["name"] != after["name"]:
+            return None
+        matrix[position][position + 1] = unseen["accuracy"]
+        baseline.append(unseen["untrained"])
+    return baseline
 
 
 def _task_inference(recipe: Recipe, records: list[dict[str, Any]]) -> dict[str, Any] | None:

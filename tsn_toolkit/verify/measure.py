@@ -19,6 +19,7 @@ from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.verify.unnamed import inference_of_store, measure_unnamed
+from tsn_toolkit.verify.unseen import measure_unseen
 from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
 
 
@@ -32,7 +33,7 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         `tasks`: [{`name`, `accuracy`, `samples`, `codes_hash`}] in order of commit. Where tasks share one network, the newest revision answers for
         all of them, and the hash is its. Where the newest task's recipe has the task found (`task_inference`), also `accuracy_told` and
-        `task_found`, see `verify/unnamed.py`.
+        `task_found`, see `verify/unnamed.py`. `unseen`: the task that follows, see `verify/unseen.py`; left out where `tasks` names some.
     """
     store = Store.open(path)
     shop = workshop_of_store(store)
@@ -49,7 +50,8 @@ def measure_store(path: Path, tasks: Sequence[str] = ()) -> dict[str, Any]:
         extracted = extract(shop.factory, shop.graph, answers.weights)
         _, accuracy = evaluate(extracted.model, data.test, data, torch.device("cpu"))
         rows.append({"name": entry.name, "accuracy": accuracy, "samples": len(data.test), "codes_hash": store.codes_hash(answers.part)})
-    return {"tasks": rows}
+    unseen = None if tasks or not store.entries else measure_unseen(store, shop)
+    return {"tasks": rows} if unseen is None else {"tasks": rows, "unseen": unseen}
 
 
 def measure_in_fresh_process(path: Path, *, data_paths: Mapping[str, str] | None = None) -> dict[str, Any]:
