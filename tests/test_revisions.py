@@ -121,7 +121,8 @@ def test_tasks_that_stand_for_themselves_answer_for_themselves(tiny_run: Path) -
 def domain_run(tsn: Callable[..., Result], tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three permutations of the same classes, one network whose logits all compete."""
     folder = tmp_path_factory.mktemp("domain") / "run"
-    settings = ("strategy={name: er, options: {buffer: 40, setting: domain-incremental}}", "tasks={split: permutation, count: 3}", "training.epochs=3")
+    strategy = "strategy={name: er, options: {buffer: 40, setting: domain-incremental}}"
+    settings = (strategy, "tasks={split: permutation, count: 3}", "training.epochs=3")
     assert tsn("run", tiny_recipe, *(part for setting in settings for part in ("--set", setting)), "--out", folder).exit_code == 0
     return folder
 
