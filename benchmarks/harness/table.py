@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.ablations import ablations
 from harness.benchmarks import variants_of
+from harness.judging import HOW_IT_IS_JUDGED
 from harness.markdown import markdown_table
 from harness.results import Line
 from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread
@@ -84,7 +85,7 @@ def _verdict(lines: Lines) -> list[str]:
     if not found:
         return []
     rows = [[check.claim, check.words, check.numbers] for check in found]
-    return ["## Verdict", markdown_table(("claim", "in these lines", "measured"), rows)]
+    return ["## Verdict", HOW_IT_IS_JUDGED, markdown_table(("claim", "in these lines", "measured"), rows)]
 
 
 def _breakdown(order: Sequence[str], lines: Lines) -> str:

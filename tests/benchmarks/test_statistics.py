@@ -1,7 +1,18 @@
 """Means, deviations, paired differences and the front."""
 
 import pytest
-from harness.statistics import Spread, accuracy_so_far, added_bytes, front, live_bytes, max_forgetting, paired_difference, signed_points, spread
+from harness.statistics import (
+    Spread,
+    accuracy_so_far,
+    added_bytes,
+    front,
+    live_bytes,
+    max_forgetting,
+    paired_difference,
+    paired_ratio,
+    signed_points,
+    spread,
+)
 
 
 def test_spread_of_three_values():
@@ -19,6 +30,14 @@ def test_the_difference_is_paired_by_seed(make_line):
     assert found.mean == pytest.approx(-0.1)
     assert found.deviation == pytest.approx(0.0)
     assert paired_difference([make_line("a", 7)], base, "acc") is None
+
+
+def test_the_ratio_is_paired_by_seed(make_line):
+    base = [make_line("b", 0, store_bytes=100), make_line("b", 1, store_bytes=200)]
+    found = paired_ratio([make_line("a", 1, store_bytes=100), make_line("a", 0, store_bytes=30), make_line("a", 7)], base, live_bytes)
+    assert found is not None
+    assert (found.mean, found.count) == (pytest.approx(0.4), 2)
+    assert paired_ratio([make_line("a", 7)], base, live_bytes) is None
 
 
 def test_added_bytes_leave_out_the_first_task(make_line):
