@@ -21,10 +21,10 @@ STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.
 HOW_IT_IS_JUDGED = (
     "Numbers of two variants are compared seed by seed. The interval of a number is its mean ± t · deviation / √seeds, with Student's t for 95 %, "
     f"two-sided. `{OUTCOMES[0]}`: the whole interval lies on the claim's side of its limit (equality, or the margin that it names); `{OUTCOMES[2]}`: "
-    f"all of it lies on the other side; `{OUTCOMES[1]}`: the limit lies inside. Fewer than {SEEDS} seeds are judged by their mean alone, with `so far`. "
-    "Of several variants that a claim is about, the one that speaks most against it is shown. For the front, a point of `tsn` is compared with the most "
-    "accurate point of other methods that has at most its bytes; one such point, or one smaller than all others, is enough. That nothing is forgotten "
-    "is judged on every single run. Each claim is judged for itself: of many, some come out by chance."
+    f"all of it on the other side; `{OUTCOMES[1]}`: the limit lies inside. Fewer than {SEEDS} seeds are judged by their mean, with `so far`. Of "
+    "several variants that a claim is about, the one that speaks most against it is shown. For the front, a point of `tsn` is compared with the "
+    "most accurate point of other methods that has at most its bytes; one such point, or one smaller than all others, is enough. That nothing is "
+    "forgotten is judged on every single run. Each claim is judged for itself: of many, some come out by chance."
 )
 
 

@@ -12,6 +12,7 @@ from harness.results import Line
 from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread
 from harness.variants import DENSE_COLD
 from harness.verdict import checks
+from harness.versions import versions
 
 Lines = Mapping[str, Sequence[Line]]
 """Variant -> its lines, one per seed."""
@@ -41,6 +42,7 @@ def render_table(benchmark: str, lines: Lines) -> str:
         _denominators(order, lines),
         "## Time and memory",
         markdown_table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
+        *versions({name: lines[name] for name in order}),
         "## Where the numbers come from",
         _provenance(order, lines),
     ]
@@ -129,11 +131,11 @@ def _cost_row(name: str, own: Sequence[Line]) -> list[str]:
 
 def _provenance(order: Sequence[str], lines: Lines) -> str:
     every = [line for name in order for line in lines[name]]
-    versions = sorted({", ".join(f"{package} {version}" for package, version in line["versions"].items()) for line in every})
+    packages = sorted({", ".join(f"{package} {version}" for package, version in line["versions"].items()) for line in every})
     return "\n".join(
         [
             *(f"- processor: {text}" for text in sorted({line["processor"] for line in every})),
-            *(f"- versions: {text}" for text in versions),
+            *(f"- versions: {text}" for text in packages),
             *(f"- source (sha256): {text}" for text in sorted({line["source_sha256"] for line in every})),
             *(f"- data (sha256): {text}" for text in sorted({line["data_sha256"] for line in every})),
             "- commands: the `command` of each line",

@@ -37,6 +37,11 @@ class Variant:
         coded = ("masks=smallest of four",) if self.kind == "wsn_fp32" else ()
         return (*self.overrides, *rounded, *coded)
 
+    @property
+    def runs_strategy(self) -> bool:
+        """Whether the recipe's strategy learns, so that its defaults count."""
+        return self.kind in ("store", "first_task_trunk")
+
 
 DENSE_COLD = "dense-cold"
 """What the others are judged by."""

@@ -1,0 +1,37 @@
+"""Settings of a variant: what its runs are told apart by."""
+
+import pytest
+from harness.benchmarks import BENCHMARKS, variants_of
+from harness.measured import settings_of, strategy_options
+from harness.variants import FIRST_TASK_NETWORK
+
+from tsn_toolkit.pipeline.founding import strategy_config
+from tsn_toolkit.recipe.loading import load_recipe
+from tsn_toolkit.strategies import er, tsn
+
+
+def variant(name, benchmark="permuted_mnist"):
+    return next(each for each in variants_of(benchmark) if each.name == name)
+
+
+@pytest.mark.parametrize("name", ["er", "sparcl-er-mask", "tsn-10-knn", "frozen-norms"])
+@pytest.mark.parametrize("benchmark", ["permuted_mnist", "cifar100_10x10_full"])
+def test_strategy_options_are_those_that_the_recipe_resolves_to(benchmark, name, monkeypatch):
+    found = settings_of(benchmark, variant(name)).strategy_options
+    monkeypatch.setenv("TSN_DATA", "data")
+    monkeypatch.setenv(FIRST_TASK_NETWORK, "network.safetensors")
+    row = BENCHMARKS[benchmark]
+    recipe = load_recipe(row.recipe, overrides=[*row.overrides, *variant(name).overrides], strategy_config=strategy_config)
+    assert found == recipe.model_dump(mode="json")["strategy"]["options"]
+
+
+def test_later_keys_count_and_the_recipe_stays(monkeypatch):
+    recipe = {"strategy": {"name": "tsn", "options": {"search": 0.25}}}
+    assert strategy_options(recipe, ["strategy.options.search=0.75", "plan.density=0.1"]) == tsn.Config(search=0.75).model_dump(mode="json")
+    assert strategy_options(recipe, ["strategy={name: er}"]) == er.Config().model_dump(mode="json")
+    assert recipe == {"strategy": {"name": "tsn", "options": {"search": 0.25}}}
+
+
+@pytest.mark.parametrize("name", ["dense-cold", "wsn-fp32-10"])
+def test_where_no_strategy_runs_there_are_no_options(name):
+    assert settings_of("permuted_mnist", variant(name)).strategy_options is None
