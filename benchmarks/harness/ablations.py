@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from harness.markdown import markdown_table
 from harness.results import Line
-from harness.statistics import spread
+from harness.statistics import spread, training_processor
 from harness.strategies import PARTS, SPARCL_UNITS
 
 Lines = Mapping[str, Sequence[Line]]
 
-_MEASURED_HEAD = ("seeds", "test %", "bwt, points", "training, 1e12 operations", "training, s", "processor, s")
+_MEASURED_HEAD = ("seeds", "test %", "bwt, points", "training, 1e12 operations", "training, processor s", "everything, processor s")
 
 
 def ablations(lines: Lines) -> list[str]:
@@ -39,12 +39,11 @@ def _sparcl_choices() -> dict[str, tuple[str, ...]]:
 
 
 def _measured(own: Sequence[Line]) -> list[str]:
-    clock, processor = spread([sum(line["training_s"].values()) for line in own]), spread([line["cpu_s"] for line in own])
     return [
         str(len(own)),
         spread([line["acc"] for line in own]).times(100).text(2),
         spread([line["bwt"] for line in own]).times(100).text(2),
         spread([line["training_flops"] for line in own]).times(1e-12).text(3),
-        clock.text(1),
-        processor.text(1),
+        training_processor(own),
+        spread([line["cpu_s"] for line in own]).text(1),
     ]

@@ -70,9 +70,10 @@ def measure_variant(benchmark: str, variant: Variant, *, seed: int, threads: int
     Returns:
         benchmark, variant, overrides, seed, threads, command, settings_sha256; `strategy_options` (with every default; None where no strategy runs);
         `tasks`: name, test and validation accuracy, marginal bytes of each; `isolation` (`exact`, `none`, or `separate` where every task has a
-        network of its own); `acc`, `bwt`, `fwt`, `max_forgetting`, `R` (None where not defined: separate networks have nothing to forget), `validation` (mean
-        accuracy); `store_bytes`, `superseded_bytes`, `breakdown` (bytes by kind), `entropy_bytes`, `denominators` (bytes); `training_flops`;
-        `training_s` (seconds by phase), `wall_s`, `cpu_s`, `peak_memory_bytes`; `versions`, `processor`, `source_sha256`, `data_sha256`.
+        network of its own); `acc`, `bwt`, `fwt`, `max_forgetting`, `R` (None where not defined: separate networks have nothing to forget),
+        `validation` (mean accuracy); `store_bytes`, `superseded_bytes`, `breakdown` (bytes by kind), `entropy_bytes`, `denominators` (bytes);
+        `training_flops`; `training_s` and `training_cpu_s` (seconds by phase, of the clock and of the processor), `wall_s`, `cpu_s`,
+        `peak_memory_bytes`; `versions`, `processor`, `source_sha256`, `data_sha256`.
     """
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -94,6 +95,7 @@ def measure_variant(benchmark: str, variant: Variant, *, seed: int, threads: int
         "training_flops": counter.flops,
         **numbers,
         "training_s": {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
+        "training_cpu_s": {phase: round(seconds, 3) for phase, seconds in clock.processor_seconds.items()},
         "wall_s": round(wall, 3),
         "cpu_s": round(cpu_seconds(), 3),
         "peak_memory_bytes": peak_memory_bytes(),
@@ -114,13 +116,20 @@ def _recipe(benchmark: str, seed: int, overrides: Sequence[str]) -> Recipe:
 
 @dataclass
 class PhaseClock:
-    """A progress hook that adds up the seconds between the first and the last step of every phase, validation between epochs included."""
+    """A progress hook that adds up the time between the first and the last step of every phase, validation between epochs included.
+
+    Attributes:
+        seconds: by phase, of the clock.
+        processor_seconds: by phase, that all threads of this process computed.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = 0.0
+    processor_seconds: dict[str, float] = field(default_factory=dict)
+    _last: tuple[float, float] = (0.0, 0.0)
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        now = time.monotonic()
+        now = time.monotonic(), time.process_time()
         if done > 1:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+            for sums, end, start in zip((self.seconds, self.processor_seconds), now, self._last, strict=True):
+                sums[phase] = sums.get(phase, 0.0) + end - start
         self._last = now

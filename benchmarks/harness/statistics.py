@@ -75,6 +75,12 @@ def signed_points(value: Spread) -> str:
     return ("+" if points.mean >= 0 else "") + points.text(2)
 
 
+def training_processor(lines: Sequence[Line]) -> str:
+    """Processor seconds of training over the lines that hold them; empty where none does."""
+    held = [sum(line["training_cpu_s"].values()) for line in lines if "training_cpu_s" in line]
+    return spread(held).text(1) if held else ""
+
+
 def live_bytes(line: Line) -> int:
     """Bytes of the files that answer for a task today: without the revisions that newer ones have replaced."""
     return int(line["store_bytes"] - line.get("superseded_bytes", 0))

@@ -9,7 +9,7 @@ from harness.benchmarks import variants_of
 from harness.judging import HOW_IT_IS_JUDGED
 from harness.markdown import markdown_table
 from harness.results import Line
-from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread
+from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread, training_processor
 from harness.variants import DENSE_COLD
 from harness.verdict import checks
 from harness.versions import versions
@@ -116,17 +116,19 @@ def _denominators(order: Sequence[str], lines: Lines) -> str:
     return markdown_table(("variant", "itself", *keys), rows)
 
 
-_COST_HEAD = ("variant", "threads", "training, 1e12 operations", "training, s", "everything, s", "processor, s", "peak memory, MB")
+_COST_HEAD = (
+    "variant", "threads", "training, 1e12 operations", "training, processor s", "everything, processor s", "everything, wall s (machine shared)",
+    "peak memory, MB"
+)  # fmt: skip
 
 
 def _cost_row(name: str, own: Sequence[Line]) -> list[str]:
-    training = spread([sum(line["training_s"].values()) for line in own])
     memory = _mean(own, "peak_memory_bytes") / 1e6
     threads = ", ".join(sorted({str(line["threads"]) for line in own}))
-    clock, processor = (spread([line[key] for line in own]) for key in ("wall_s", "cpu_s"))
+    processor, clock = (spread([line[key] for line in own]) for key in ("cpu_s", "wall_s"))
     counted = [line["training_flops"] / 1e12 for line in own if "training_flops" in line]
     operations = spread(counted).text(3) if counted else ""
-    return [f"`{name}`", threads, operations, training.text(0), clock.text(0), processor.text(0), f"{memory:,.0f}"]
+    return [f"`{name}`", threads, operations, training_processor(own), processor.text(1), clock.text(0), f"{memory:,.0f}"]
 
 
 def _provenance(order: Sequence[str], lines: Lines) -> str:

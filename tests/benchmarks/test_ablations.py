@@ -23,7 +23,7 @@ def test_a_row_says_which_parts_are_on(lines):
         "`sparcl-er-mask-gradients`": ["on", "", "on"],
         "`sparcl-er-unit`": ["units", "on", "on"],
     }
-    assert rows[0][4:] == ["2", "50.00 ± 0.00", "-10.00 ± 0.00", "3.000 ± 0.000", "30.0 ± 0.0", "50.0 ± 0.0"]
+    assert rows[0][4:] == ["2", "50.00 ± 0.00", "-10.00 ± 0.00", "3.000 ± 0.000", "25.0 ± 0.0", "50.0 ± 0.0"]
 
 
 def test_one_choice_alone_is_no_ablation(lines):

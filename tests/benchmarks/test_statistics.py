@@ -12,6 +12,7 @@ from harness.statistics import (
     paired_ratio,
     signed_points,
     spread,
+    training_processor,
 )
 
 
@@ -62,6 +63,13 @@ def test_accuracies_as_tasks_arrive(make_line):
 def test_superseded_revisions_do_not_count(make_line):
     assert live_bytes(make_line("a", store_bytes=100, superseded_bytes=30)) == 70
     assert live_bytes(make_line("older line", store_bytes=100)) == 100
+
+
+def test_processor_seconds_of_training_are_those_of_the_lines_that_hold_them(make_line):
+    older = make_line("a", 0)
+    del older["training_cpu_s"]
+    assert training_processor([older]) == ""
+    assert training_processor([older, make_line("a", 1, training_cpu_s={"x": 1.0, "y": 2.0})]) == "3.0"
 
 
 def test_points_have_a_sign():
