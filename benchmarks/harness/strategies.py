@@ -80,7 +80,7 @@ def _esacl() -> Iterator[Variant]:
         ("esacl-sdp", "SDP, whole batches", {"sdp": "true", "ids": "false"}),
         ("esacl-plain", "plain steps, pruned by magnitude", {"sdp": "false", "ids": "false"}),
     ):
-        yield Variant(name, f"one network, 75 % pruned: {what}", _strategy("esacl", **options), "esacl")
+        yield Variant(name, f"one network, 75 % of the inner layers pruned: {what}", _strategy("esacl", **options), "esacl")
 
 
 def _sparcl() -> Iterator[Variant]:

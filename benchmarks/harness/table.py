@@ -9,7 +9,18 @@ from harness.benchmarks import variants_of
 from harness.judging import HOW_IT_IS_JUDGED
 from harness.markdown import markdown_table
 from harness.results import Line
-from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread, training_processor
+from harness.statistics import (
+    Spread,
+    added_bytes,
+    front,
+    live_bytes,
+    max_forgetting,
+    mean,
+    paired_difference,
+    signed_points,
+    spread,
+    training_processor,
+)
 from harness.variants import DENSE_COLD
 from harness.verdict import checks
 from harness.versions import versions
@@ -35,7 +46,7 @@ def render_table(benchmark: str, lines: Lines) -> str:
         *_verdict(lines),
         "## Accuracy and bytes",
         markdown_table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
-        *ablations(lines),
+        *ablations(benchmark, lines),
         "## Where the bytes are (kB, all tasks)",
         _breakdown(order, lines),
         "## What the stores are compared with (kB)",
