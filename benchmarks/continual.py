@@ -18,7 +18,7 @@ from harness.benchmarks import BENCHMARKS, variants_of
 from harness.fresh import IMPORTED_WHEN_USED
 from harness.measured import measure_variant, settings_of
 from harness.plot import draw_arrival, draw_plot
-from harness.results import append_line, missing_runs, newest_lines, read_lines
+from harness.results import append_line, missing_runs, newest_lines, of_today, read_lines
 from harness.table import render_table
 from harness.variants import Variant
 
@@ -99,8 +99,8 @@ def run_missing(benchmark: str, seeds: str, jobs: int, only: str, threads: int, 
 @RESULTS_OPTION
 def table(benchmark: str, results: Path) -> None:
     """Writes the table and the plot of all results with the settings of today; a line of other settings compares with nothing."""
-    today = {settings_of(benchmark, variant) for variant in variants_of(benchmark)}
-    lines = newest_lines(line for line in read_lines(_lines_file(results, benchmark)) if line["settings_sha256"] in today)
+    today = [settings_of(benchmark, variant) for variant in variants_of(benchmark)]
+    lines = newest_lines(of_today(read_lines(_lines_file(results, benchmark)), today))
     if not lines:
         raise click.ClickException(f"{_lines_file(results, benchmark)} holds no result. Run `python benchmarks/continual.py all {benchmark}` first.")
     write_text(results / f"{benchmark}.md", render_table(benchmark, lines))

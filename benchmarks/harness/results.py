@@ -6,11 +6,35 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
 """One measured run; `measured.py` says what it holds."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides what a run of a variant measures, beside the data and the code.
+
+    Attributes:
+        digest: of the recipe and the overrides.
+        strategy_options: of the strategy, with every default; None where no strategy runs, or where an older line does not say.
+    """
+
+    digest: str
+    strategy_options: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, line: Line) -> Settings:
+        """Those that a line was measured with."""
+        return cls(line["settings_sha256"], line.get("strategy_options"))
+
+    def fit(self, other: Settings) -> bool:
+        """Whether both are the same, as far as both say."""
+        options = (self.strategy_options, other.strategy_options)
+        return self.digest == other.digest and (None in options or options[0] == options[1])
 
 
 def append_line(line: Line, path: Path) -> None:
@@ -44,23 +68,35 @@ def newest_lines(lines: Iterable[Line]) -> dict[str, list[Line]]:
         by_variant.setdefault(line["variant"], []).append(line)
     chosen = {}
     for variant, found in by_variant.items():
-        same = {line["seed"]: line for line in found if _basis(line) == _basis(found[-1])}
+        newest = found[-1]
+        same = {line["seed"]: line for line in found if _comparable(line, newest)}
         chosen[variant] = [same[seed] for seed in sorted(same)]
     return chosen
 
 
-def missing_runs(lines: Iterable[Line], wanted: Iterable[tuple[str, str]], seeds: Sequence[int]) -> list[tuple[str, int]]:
+def missing_runs(lines: Iterable[Line], wanted: Iterable[tuple[str, Settings]], seeds: Sequence[int]) -> list[tuple[str, int]]:
     """(variant, seed) that no line holds with the settings of today.
 
     Args:
         lines: what was measured.
-        wanted: (variant, settings digest of today).
+        wanted: (variant, settings of today).
         seeds: each variant is wanted with each of these; all variants of one seed come before the next seed.
     """
-    measured = {(line["variant"], line["settings_sha256"], line["seed"]) for line in lines}
+    measured = [(line["variant"], line["seed"], Settings.of(line)) for line in lines]
     wanted = list(wanted)
-    return [(variant, seed) for seed in seeds for variant, digest in wanted if (variant, digest, seed) not in measured]
+    return [
+        (variant, seed)
+        for seed in seeds
+        for variant, today in wanted
+        if not any((name, found) == (variant, seed) and today.fit(settings) for name, found, settings in measured)
+    ]
 
 
-def _basis(line: Line) -> tuple[str, str]:
-    return line["settings_sha256"], line["data_sha256"]
+def of_today(lines: Iterable[Line], settings: Iterable[Settings]) -> list[Line]:
+    """The lines that were measured with one of these settings."""
+    by_digest = {today.digest: today for today in settings}
+    return [line for line in lines if (today := by_digest.get(line["settings_sha256"])) is not None and today.fit(Settings.of(line))]
+
+
+def _comparable(line: Line, other: Line) -> bool:
+    return line["data_sha256"] == other["data_sha256"] and Settings.of(line).fit(Settings.of(other))

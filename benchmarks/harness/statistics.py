@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.results import Line
@@ -26,7 +26,7 @@ class Spread:
 
     def times(self, factor: float) -> Spread:
         """In another unit."""
-        return Spread(self.mean * factor, None if self.deviation is None else self.deviation * factor, self.count)
+        return Spread(self.mean * factor, None if self.deviation is None else self.deviation * abs(factor), self.count)
 
     def text(self, digits: int) -> str:
         """`70.1 ± 0.4`, or the mean alone."""
@@ -53,15 +53,32 @@ def mean(values: Sequence[float]) -> float:
 
 def paired_difference(lines: Sequence[Line], base: Sequence[Line], key: str) -> Spread | None:
     """Spread of `lines` minus `base` over the seeds that both have; None where they share none."""
-    of_seed = {line["seed"]: line[key] for line in base}
-    differences = [line[key] - of_seed[line["seed"]] for line in lines if line["seed"] in of_seed]
+    differences = [line[key] - other[key] for line, other in paired(lines, base)]
     return spread(differences) if differences else None
+
+
+def paired_ratio(lines: Sequence[Line], base: Sequence[Line], number: Callable[[Line], float]) -> Spread | None:
+    """Spread of a number of `lines` over that of `base` over the seeds that both have; None where they share none."""
+    ratios = [number(line) / number(other) for line, other in paired(lines, base)]
+    return spread(ratios) if ratios else None
+
+
+def paired(lines: Sequence[Line], base: Sequence[Line]) -> list[tuple[Line, Line]]:
+    """A line of each side for every seed that both have."""
+    of_seed = {line["seed"]: line for line in base}
+    return [(line, of_seed[line["seed"]]) for line in lines if line["seed"] in of_seed]
 
 
 def signed_points(value: Spread) -> str:
     """A difference of fractions in points, with its sign."""
     points = value.times(100)
     return ("+" if points.mean >= 0 else "") + points.text(2)
+
+
+def training_processor(lines: Sequence[Line]) -> str:
+    """Processor seconds of training over the lines that hold them; empty where none does."""
+    held = [sum(line["training_cpu_s"].values()) for line in lines if "training_cpu_s" in line]
+    return spread(held).text(1) if held else ""
 
 
 def live_bytes(line: Line) -> int:

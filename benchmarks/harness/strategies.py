@@ -12,6 +12,8 @@ WSN_DENSITIES = (0.3, 0.1, 0.05)
 """What WSN is measured at, and `tsn` without sharing."""
 SIMILAR_DENSITIES = (0.3, 0.1)
 """At which each task finds its own parent, or none."""
+FULL_DENSITIES = (0.3, 0.1)
+"""At which `tsn` is measured with all that makes a task smaller after its masks are learned."""
 
 CLASS_INCREMENTAL = "strategy.options.setting=class-incremental"
 
@@ -42,6 +44,7 @@ def strategy_variants(*, new_classes: bool) -> tuple[Variant, ...]:
         *_subnetworks(),
         *(_tsn(density) for density in TSN_DENSITIES),
         *(_tsn(density, small=True) for density in (0.1, 0.05)),
+        *(_full(density) for density in FULL_DENSITIES),
         *(_tsn(density, alone=True) for density in WSN_DENSITIES),
         *(_similar_parent(density) for density in SIMILAR_DENSITIES),
     )
@@ -80,7 +83,7 @@ def _esacl() -> Iterator[Variant]:
         ("esacl-sdp", "SDP, whole batches", {"sdp": "true", "ids": "false"}),
         ("esacl-plain", "plain steps, pruned by magnitude", {"sdp": "false", "ids": "false"}),
     ):
-        yield Variant(name, f"one network, 75 % pruned: {what}", _strategy("esacl", **options), "esacl")
+        yield Variant(name, f"one network, 75 % of the inner layers pruned: {what}", _strategy("esacl", **options), "esacl")
 
 
 def _sparcl() -> Iterator[Variant]:
@@ -130,6 +133,13 @@ def _tsn(density: float, *, small: bool = False, alone: bool = False) -> Variant
     if small:
         return Variant(f"tsn-{percent}-small", f"as tsn-{percent}, int8 vectors, 4-bit heads", (*settings, *SMALL), "tsn")
     return Variant(f"tsn-{percent}", f"density {density}, 4-bit codes", settings, "tsn")
+
+
+def _full(density: float) -> Variant:
+    """Fewer bits where validation allows, and fewer own slots; `tsn` of the same density is the control."""
+    name = f"tsn-{_percent(density)}"
+    settings = (*_tsn(density).overrides, "plan.adapt_bits=true", "post_training.prune_share=0.2")
+    return Variant(f"{name}-full", f"as {name}, at most 4 bits, adapted, pruned after training", settings, "tsn")
 
 
 def _similar_parent(density: float) -> Variant:

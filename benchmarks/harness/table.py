@@ -6,11 +6,24 @@ from collections.abc import Mapping, Sequence
 
 from harness.ablations import ablations
 from harness.benchmarks import variants_of
+from harness.judging import HOW_IT_IS_JUDGED
 from harness.markdown import markdown_table
 from harness.results import Line
-from harness.statistics import Spread, added_bytes, front, live_bytes, max_forgetting, mean, paired_difference, signed_points, spread
+from harness.statistics import (
+    Spread,
+    added_bytes,
+    front,
+    live_bytes,
+    max_forgetting,
+    mean,
+    paired_difference,
+    signed_points,
+    spread,
+    training_processor,
+)
 from harness.variants import DENSE_COLD
 from harness.verdict import checks
+from harness.versions import versions
 
 Lines = Mapping[str, Sequence[Line]]
 """Variant -> its lines, one per seed."""
@@ -33,13 +46,14 @@ def render_table(benchmark: str, lines: Lines) -> str:
         *_verdict(lines),
         "## Accuracy and bytes",
         markdown_table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
-        *ablations(lines),
+        *ablations(benchmark, lines),
         "## Where the bytes are (kB, all tasks)",
         _breakdown(order, lines),
         "## What the stores are compared with (kB)",
         _denominators(order, lines),
         "## Time and memory",
         markdown_table(_COST_HEAD, [_cost_row(name, lines[name]) for name in order]),
+        *versions({name: lines[name] for name in order}),
         "## Where the numbers come from",
         _provenance(order, lines),
     ]
@@ -84,7 +98,7 @@ def _verdict(lines: Lines) -> list[str]:
     if not found:
         return []
     rows = [[check.claim, check.words, check.numbers] for check in found]
-    return ["## Verdict", markdown_table(("claim", "in these lines", "measured"), rows)]
+    return ["## Verdict", HOW_IT_IS_JUDGED, markdown_table(("claim", "in these lines", "measured"), rows)]
 
 
 def _breakdown(order: Sequence[str], lines: Lines) -> str:
@@ -113,26 +127,28 @@ def _denominators(order: Sequence[str], lines: Lines) -> str:
     return markdown_table(("variant", "itself", *keys), rows)
 
 
-_COST_HEAD = ("variant", "threads", "training, 1e12 operations", "training, s", "everything, s", "processor, s", "peak memory, MB")
+_COST_HEAD = (
+    "variant", "threads", "training, 1e12 operations", "training, processor s", "everything, processor s", "everything, wall s (machine shared)",
+    "peak memory, MB"
+)  # fmt: skip
 
 
 def _cost_row(name: str, own: Sequence[Line]) -> list[str]:
-    training = spread([sum(line["training_s"].values()) for line in own])
     memory = _mean(own, "peak_memory_bytes") / 1e6
     threads = ", ".join(sorted({str(line["threads"]) for line in own}))
-    clock, processor = (spread([line[key] for line in own]) for key in ("wall_s", "cpu_s"))
+    processor, clock = (spread([line[key] for line in own]) for key in ("cpu_s", "wall_s"))
     counted = [line["training_flops"] / 1e12 for line in own if "training_flops" in line]
     operations = spread(counted).text(3) if counted else ""
-    return [f"`{name}`", threads, operations, training.text(0), clock.text(0), processor.text(0), f"{memory:,.0f}"]
+    return [f"`{name}`", threads, operations, training_processor(own), processor.text(1), clock.text(0), f"{memory:,.0f}"]
 
 
 def _provenance(order: Sequence[str], lines: Lines) -> str:
     every = [line for name in order for line in lines[name]]
-    versions = sorted({", ".join(f"{package} {version}" for package, version in line["versions"].items()) for line in every})
+    packages = sorted({", ".join(f"{package} {version}" for package, version in line["versions"].items()) for line in every})
     return "\n".join(
         [
             *(f"- processor: {text}" for text in sorted({line["processor"] for line in every})),
-            *(f"- versions: {text}" for text in versions),
+            *(f"- versions: {text}" for text in packages),
             *(f"- source (sha256): {text}" for text in sorted({line["source_sha256"] for line in every})),
             *(f"- data (sha256): {text}" for text in sorted({line["data_sha256"] for line in every})),
             "- commands: the `command` of each line",

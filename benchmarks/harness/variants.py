@@ -33,7 +33,14 @@ class Variant:
     @property
     def settings(self) -> tuple[str, ...]:
         """Everything beside the recipe that decides what is measured."""
-        return self.overrides if self.bits is None else (*self.overrides, f"bits={self.bits}")
+        rounded = () if self.bits is None else (f"bits={self.bits}",)
+        coded = ("masks=smallest of four",) if self.kind == "wsn_fp32" else ()
+        return (*self.overrides, *rounded, *coded)
+
+    @property
+    def runs_strategy(self) -> bool:
+        """Whether the recipe's strategy learns, so that its defaults count."""
+        return self.kind in ("store", "first_task_trunk")
 
 
 DENSE_COLD = "dense-cold"

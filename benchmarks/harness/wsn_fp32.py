@@ -4,18 +4,16 @@
     dL/dw = m_t * dL/dw_t where no earlier task used the slot, else 0
 
 One set of weights and scores for all tasks; both go on from task to task. Norms and heads are each task's own. A task's file holds the float32 values
-of the slots that it is the first to use, its masks (packed bits, compressed where that is smaller), its norms as two vectors each and its head. All
-that is measured is measured on networks read back from these files.
+of the slots that it is the first to use, its masks (`wsn_masks.py`), its norms as two vectors each and its head. All that is measured is measured on
+networks read back from these files.
 """
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -24,6 +22,7 @@ from torch.nn.utils import parametrize
 from harness.statistics import mean
 from harness.store_runs import CPU, MakeRecipe
 from harness.variants import Variant
+from harness.wsn_masks import decode_mask, encode_mask
 from tsn_toolkit.bench.denominators import dense_state
 from tsn_toolkit.contracts import NormState
 from tsn_toolkit.data.splits import load_task, task_names
@@ -49,9 +48,11 @@ class WinningWeight(nn.Module):
     Attributes:
         score: float parameter, shape of the weight.
         used: bool buffer, shape of the weight; slots that an earlier task used.
+        last: bool buffer, shape of the weight; slots of the task before.
     """
 
     used: torch.Tensor
+    last: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, density: float):
         super().__init__()
@@ -59,6 +60,7 @@ class WinningWeight(nn.Module):
         self.score = nn.Parameter(torch.empty_like(weight))
         nn.init.kaiming_uniform_(self.score, a=5**0.5)
         self.register_buffer("used", torch.zeros(weight.shape, dtype=torch.bool))
+        self.register_buffer("last", torch.zeros(weight.shape, dtype=torch.bool))
 
     def mask(self) -> torch.Tensor:
         """Bool, shape of the weight."""
@@ -131,9 +133,10 @@ def write_task_(model: nn.Module, head: str, path: Path) -> None:
             tensors[f"{name}.gain"], tensors[f"{name}.shift"] = torch.from_numpy(norm.gain), torch.from_numpy(norm.shift)
     for name, weight, latent in _winning(model):
         mask = weight.mask()
-        tensors[f"{name}.mask"] = _packed_mask(mask)
+        tensors[f"{name}.mask"] = encode_mask(mask, weight.used, weight.last)
         tensors[f"{name}.values"] = latent[mask & ~weight.used].clone()
         weight.used |= mask
+        weight.last.copy_(mask)
     save_file(tensors, path)
 
 
@@ -156,9 +159,9 @@ def read_task(shop: Workshop, files: Sequence[Path], classes: int) -> nn.Module:
 
 def _read_weight(parts: Sequence[dict[str, torch.Tensor]], name: str, shape: torch.Size) -> torch.Tensor:
     """Every slot has the value that the first task with it gave it; the last task's mask says which count."""
-    weight, used = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    weight, used, mask = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     for part in parts:
-        mask = _unpacked_mask(part[f"{name}.mask"], shape)
+        mask = decode_mask(part[f"{name}.mask"], used, mask)
         weight[mask & ~used] = part[f"{name}.values"]
         used |= mask
     return weight * mask
@@ -176,17 +179,3 @@ def _winning(model: nn.Module) -> list[tuple[str, WinningWeight, torch.Tensor]]:
             weights = module.parametrizations["weight"]
             found.append((name, weights[0], weights.original))
     return found
-
-
-def _packed_mask(mask: torch.Tensor) -> torch.Tensor:
-    """One leading byte says whether the bits that follow are compressed."""
-    raw = np.packbits(mask.numpy()).tobytes()
-    small = lzma.compress(raw, format=lzma.FORMAT_ALONE)
-    return torch.frombuffer(bytearray(b"\1" + small if len(small) < len(raw) else b"\0" + raw), dtype=torch.uint8)
-
-
-def _unpacked_mask(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    data = packed.numpy().tobytes()
-    raw = lzma.decompress(data[1:], format=lzma.FORMAT_ALONE) if data[0] else data[1:]
-    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=shape.numel())
-    return torch.from_numpy(bits.astype(np.bool_)).view(shape)

@@ -39,6 +39,7 @@ def make_line() -> Callable[..., dict[str, Any]]:
             "validation": acc + 0.01,
             "store_bytes": store_bytes,
             "training_s": {"scores": 10.0, "codes": 20.0},
+            "training_cpu_s": {"scores": 9.0, "codes": 16.0},
             "wall_s": 45.0,
             "cpu_s": 50.0,
             "peak_memory_bytes": 500_000_000,

@@ -13,7 +13,7 @@ def lines(make_line):
 
 
 def test_a_row_says_which_parts_are_on(lines):
-    heading, table = ablations(lines)
+    heading, _, table = ablations("permuted_mnist", lines)
     assert heading == "## SparCL's parts, over ER"
     head, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
     assert head[:4] == ["variant", "mask", "data", "gradients"]
@@ -23,16 +23,17 @@ def test_a_row_says_which_parts_are_on(lines):
         "`sparcl-er-mask-gradients`": ["on", "", "on"],
         "`sparcl-er-unit`": ["units", "on", "on"],
     }
-    assert rows[0][4:] == ["2", "50.00 ± 0.00", "-10.00 ± 0.00", "3.000 ± 0.000", "30.0 ± 0.0", "50.0 ± 0.0"]
+    assert [row[4] for row in rows] == ["0.0", "8.5", "8.5", ""], "0.75 of the 10,000 weights between the hidden layers, of 88,400"
+    assert rows[0][5:] == ["2", "50.00 ± 0.00", "-10.00 ± 0.00", "3.000 ± 0.000", "25.0 ± 0.0", "50.0 ± 0.0"]
 
 
 def test_one_choice_alone_is_no_ablation(lines):
-    assert ablations({"er": lines["er"]}) == []
+    assert ablations("permuted_mnist", {"er": lines["er"]}) == []
 
 
 def test_every_choice_is_a_variant(make_line):
     names = {variant.name for variant in variants_of("permuted_mnist")}
     everything = {name: [make_line(name, training_flops=1.0)] for name in names}
-    tables = "\n".join(ablations(everything))
+    tables = "\n".join(ablations("permuted_mnist", everything))
     assert tables.count("| `sparcl-er") == 8
     assert tables.count("| `esacl") == 3

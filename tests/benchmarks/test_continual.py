@@ -23,7 +23,7 @@ def call(tmp_path):
 def test_the_table_counts_lines_of_todays_settings_alone(call, make_line, tmp_path):
     finetune, er = (next(v for v in variants_of("permuted_mnist") if v.name == name) for name in ("finetune", "er"))
     lines = [
-        make_line("finetune", isolation="none", acc=0.25, training_flops=1e9, settings_sha256=settings_of("permuted_mnist", finetune)),
+        make_line("finetune", isolation="none", acc=0.25, training_flops=1e9, settings_sha256=settings_of("permuted_mnist", finetune).digest),
         make_line("er", isolation="none", training_flops=1e9, settings_sha256="of another day"),
     ]
     assert settings_of("permuted_mnist", er) != settings_of("permuted_mnist_full", er)

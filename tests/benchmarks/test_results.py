@@ -1,6 +1,6 @@
 """Lines that only grow, which of them count, and what is still missing."""
 
-from harness.results import append_line, missing_runs, newest_lines, read_lines, settings_digest
+from harness.results import Settings, append_line, missing_runs, newest_lines, of_today, read_lines, settings_digest
 
 
 def test_lines_come_back_in_order(tmp_path):
@@ -26,7 +26,17 @@ def test_lines_of_older_settings_or_other_data_do_not_count(make_line):
 
 def test_missing_runs_are_those_without_a_line_of_today(make_line):
     lines = [make_line("a", 0), make_line("b", 0, settings_sha256="older")]
-    assert missing_runs(lines, [("a", "settings"), ("b", "settings")], [0, 1]) == [("b", 0), ("a", 1), ("b", 1)]
+    wanted = [("a", Settings("settings")), ("b", Settings("settings"))]
+    assert missing_runs(lines, wanted, [0, 1]) == [("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_a_changed_default_makes_lines_that_name_the_old_one_stale(make_line):
+    lines = [make_line("a", 0), make_line("a", 1, strategy_options={"buffer": 200}), make_line("a", 2, strategy_options={"buffer": 500})]
+    today = Settings("settings", {"buffer": 500})
+    assert missing_runs(lines, [("a", today)], [0, 1, 2]) == [("a", 1)]
+    assert [line["seed"] for line in of_today(lines, [today])] == [0, 2]
+    assert [line["seed"] for line in newest_lines(lines)["a"]] == [0, 2]
+    assert [line["seed"] for line in of_today(lines, [Settings("other", {"buffer": 500})])] == []
 
 
 def test_recipe_and_overrides_make_the_settings():

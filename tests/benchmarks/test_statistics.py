@@ -1,7 +1,19 @@
 """Means, deviations, paired differences and the front."""
 
 import pytest
-from harness.statistics import Spread, accuracy_so_far, added_bytes, front, live_bytes, max_forgetting, paired_difference, signed_points, spread
+from harness.statistics import (
+    Spread,
+    accuracy_so_far,
+    added_bytes,
+    front,
+    live_bytes,
+    max_forgetting,
+    paired_difference,
+    paired_ratio,
+    signed_points,
+    spread,
+    training_processor,
+)
 
 
 def test_spread_of_three_values():
@@ -19,6 +31,14 @@ def test_the_difference_is_paired_by_seed(make_line):
     assert found.mean == pytest.approx(-0.1)
     assert found.deviation == pytest.approx(0.0)
     assert paired_difference([make_line("a", 7)], base, "acc") is None
+
+
+def test_the_ratio_is_paired_by_seed(make_line):
+    base = [make_line("b", 0, store_bytes=100), make_line("b", 1, store_bytes=200)]
+    found = paired_ratio([make_line("a", 1, store_bytes=100), make_line("a", 0, store_bytes=30), make_line("a", 7)], base, live_bytes)
+    assert found is not None
+    assert (found.mean, found.count) == (pytest.approx(0.4), 2)
+    assert paired_ratio([make_line("a", 7)], base, live_bytes) is None
 
 
 def test_added_bytes_leave_out_the_first_task(make_line):
@@ -43,6 +63,13 @@ def test_accuracies_as_tasks_arrive(make_line):
 def test_superseded_revisions_do_not_count(make_line):
     assert live_bytes(make_line("a", store_bytes=100, superseded_bytes=30)) == 70
     assert live_bytes(make_line("older line", store_bytes=100)) == 100
+
+
+def test_processor_seconds_of_training_are_those_of_the_lines_that_hold_them(make_line):
+    older = make_line("a", 0)
+    del older["training_cpu_s"]
+    assert training_processor([older]) == ""
+    assert training_processor([older, make_line("a", 1, training_cpu_s={"x": 1.0, "y": 2.0})]) == "3.0"
 
 
 def test_points_have_a_sign():

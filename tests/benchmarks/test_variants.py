@@ -37,6 +37,13 @@ def test_an_encoding_says_its_density_whatever_the_recipe_has(benchmark):
         assert variant.kind == "dense" or keys >= {"plan.density", "plan.density_by_layer"}, variant.name
 
 
+@pytest.mark.parametrize("benchmark", ["cifar100_10x10", "permuted_mnist", "har_subjects", "cifar100_20x5", "three_datasets"])
+@pytest.mark.parametrize("control", ["tsn-30", "tsn-10"])
+def test_full_variants_differ_from_their_control_by_what_they_add_alone(benchmark, control):
+    settings = {variant.name: variant.settings for variant in variants_of(benchmark)}
+    assert settings[f"{control}-full"] == (*settings[control], "plan.adapt_bits=true", "post_training.prune_share=0.2")
+
+
 def test_every_choice_of_sparcls_parts_is_there_once():
     names = ("sparsity", "remove", "keep_gradients")
     off = {"sparsity": 0.0, "remove": 0.0, "keep_gradients": 1.0}

@@ -4,16 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from harness.wsn_fp32 import WinningWeight, _packed_mask, _unpacked_mask, read_task, write_task_
+from harness.wsn_fp32 import WinningWeight, read_task, write_task_
+from harness.wsn_masks import BY_USE, RUN, decode_mask
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import parametrize
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, wide: int = 6) -> None:
         super().__init__()
-        self.body, self.norm, self.head = nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.Linear(6, 3)
+        self.body, self.norm, self.head = nn.Linear(8, wide, bias=False), nn.BatchNorm1d(wide), nn.Linear(wide, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(torch.relu(self.norm(self.body(x))))
@@ -65,7 +66,9 @@ def test_tasks_are_read_back_from_their_files_and_stay(model, tmp_path):
         again = [read_task(SHOP, files[: i + 1], 3)(x) for i in range(2)]
     for answer, read in zip(answers, again, strict=True):
         assert torch.allclose(answer, read, atol=1e-5)
-    first, second = (_unpacked_mask(load_file(file)["body.mask"], torch.Size((6, 8))) for file in files)
+    none = torch.zeros(6, 8, dtype=torch.bool)
+    first = decode_mask(load_file(files[0])["body.mask"], none, none)
+    second = decode_mask(load_file(files[1])["body.mask"], first, first)
     assert int(first.sum()) == int(second.sum()) == 12
     assert bool((first & second).any()), "the second task reads some of the first one's weights"
     assert len(load_file(files[0])["body.values"]) == 12
@@ -82,10 +85,19 @@ def test_used_weights_do_not_move(model, tmp_path):
     assert not torch.equal(before, after)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 500, 1003])
-def test_masks_come_back(kept):
-    mask = torch.zeros(1003, dtype=torch.bool)
-    mask[torch.randperm(1003, generator=torch.Generator().manual_seed(0))[:kept]] = True
-    packed = _packed_mask(mask.view(17, 59))
-    assert torch.equal(_unpacked_mask(packed, torch.Size((17, 59))), mask.view(17, 59))
-    assert len(packed) <= 1 + 126, "never more than the bits themselves"
+def test_masks_that_lean_on_earlier_tasks_are_read_back(tmp_path):
+    torch.manual_seed(0)
+    net, files, answers, x = Net(wide=400), [tmp_path / f"{i}.safetensors" for i in range(3)], [], torch.randn(5, 8)
+    parametrize.register_parametrization(net.body, "weight", WinningWeight(net.body.weight, 0.2))
+    winning = net.eval().body.parametrizations["weight"][0]
+    for file in files:
+        with torch.no_grad():
+            answers.append(net(x))
+            write_task_(net, "head", file)
+            winning.score.add_(0.01 * torch.randn_like(winning.score))
+    assert [int(load_file(file)["body.mask"][0]) for file in files] == [RUN, BY_USE, BY_USE]
+    with torch.no_grad():
+        shop = SimpleNamespace(factory=lambda: Net(wide=400), graph=SHOP.graph)
+        again = [read_task(shop, files[: i + 1], 3)(x) for i in range(3)]
+    for answer, read in zip(answers, again, strict=True):
+        assert torch.allclose(answer, read, atol=1e-5)
