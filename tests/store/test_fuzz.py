@@ -136,6 +136,7 @@ BOMBS = {
     ),
     "a layer beyond the limit": (TRUNK_FILE, lambda metadata, _: metadata["architecture"]["layers"].append(["big", [1 << 14, 1 << 14, 2]])),
     "many positions in one slot": (TASK_FILE, many_positions),
+    "a trunk of many classes": (TRUNK_FILE, lambda metadata, _: metadata.update(head_classes=1 << 28)),
 }
 
 
