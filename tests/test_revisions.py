@@ -10,7 +10,8 @@ from click.testing import Result
 
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.extract import extract
-from tsn_toolkit.revisions import answer, newest_part, superseded_bytes
+from tsn_toolkit.revisions import answer, superseded_bytes
+from tsn_toolkit.store.answering import newest_part
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.verify.measure import measure_store
