@@ -15,7 +15,9 @@ import store_samples as samples
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.folder import write_atomic, writer_lock
 from tsn_toolkit.store.integrity import verify_store
+from tsn_toolkit.store.joint_image import JointImage
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
+from tsn_toolkit.store.packing import pack_store
 from tsn_toolkit.store.part import BLOBS, read_part, write_part
 from tsn_toolkit.store.store import Store
 
@@ -150,6 +152,35 @@ def test_verify_decodes_what_a_method_kept(store):
     rehash(store.path, PARTS[3], write_part(metadata | {"validation": {"accuracy": "much"}}, blobs))
     with pytest.raises(StoreError, match=f"{PARTS[3]}.*expected a number"):
         verify_store(Store.open(store.path))
+
+
+def no_memory(*_, **__):
+    np.empty(1 << 60, np.uint8)
+
+
+def test_a_part_that_does_not_fit_into_memory_is_not_called_damaged(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tsn_toolkit.store.layer_blobs.decode_mask", no_memory)
+        message = r"memory is too short to read part `tasks/000-a.safetensors` \(Unable to allocate.*machine that has more"
+        with pytest.raises(StoreError, match=message) as raised:
+            store.weights("b")
+    assert "damaged" not in str(raised.value) and store.weights("b").name == "b"
+
+
+PACKED_READERS = {
+    "read_bare_part": lambda image: JointImage.open(image.path),
+    "BarePart.file": lambda image: image.files(),
+    "BarePart.with_codes": lambda image: image.decode("a"),
+}
+
+
+@pytest.mark.parametrize("reader", PACKED_READERS)
+def test_nor_is_a_part_of_a_packed_file(store, monkeypatch, tmp_path, reader):
+    image = pack_store(store, tmp_path / "packed.tsn")
+    monkeypatch.setattr(f"tsn_toolkit.store.packed_parts.{reader}", no_memory)
+    with pytest.raises(StoreError, match=r"memory is too short to read part `trunk.safetensors` \(Unable to allocate") as raised:
+        PACKED_READERS[reader](image)
+    assert "damaged" not in str(raised.value)
 
 
 def test_kill_9_during_commits_leaves_every_acknowledged_task(tmp_path):
