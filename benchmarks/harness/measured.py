@@ -49,7 +49,7 @@ def measure_variant(benchmark: str, variant: Variant, *, seed: int, threads: int
         say: called with news.
 
     Returns:
-        benchmark, variant, overrides, seed, threads, command, settings_sha256; `tasks`: name, test and validation accuracy, marginal bytes of each;
+        benchmark, variant, overrides, seed, threads, command, settings_sha256; `tasks`: name, test and validation accuracy, bytes of each one's part;
         `isolation` (`exact`, `none`, or `separate` where every task has a network of its own); `acc`, `bwt`, `fwt`, `max_forgetting`, `R` (None where
         not defined: separate networks have nothing to forget), `validation` (mean accuracy); `store_bytes`, `superseded_bytes`, `breakdown` (bytes by
         kind), `entropy_bytes`, `denominators` (bytes); `training_flops`; `training_s` (seconds by phase), `wall_s`, `cpu_s`, `peak_memory_bytes`;

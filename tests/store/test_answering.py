@@ -16,7 +16,7 @@ from tsn_toolkit.store.store import Store
 
 def commit(store, name, parent, names, seed):
     """A revision that answers for `names` and itself, label i being logit i."""
-    rows = {task: (0, 1) for task in (*names, name)}
+    rows = dict.fromkeys((*names, name), (0, 1))
     result = replace(samples.make_task(store, name, parent, seed=seed), isolation="none", revision=Revision(rows, task_known=True))
     store.commit(result, {})
 

@@ -23,7 +23,8 @@ def flipped(array):
 def result_of(store) -> TaskResult:
     """Codes with a refinement, a plane, a memory: a value in every field."""
     result = samples.make_task(store, "a", refine_bits=2, planes=("fc",))
-    revision = Revision({"older": (0,), "a": (1, 0)}, False, {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "nan": np.full(2, np.nan, np.float16)})
+    memory = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "nan": np.full(2, np.nan, np.float16)}
+    revision = Revision({"older": (0,), "a": (1, 0)}, False, memory)
     return replace(result, isolation="none", revision=revision)
 
 

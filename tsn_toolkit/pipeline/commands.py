@@ -121,11 +121,15 @@ def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
 
 
 def retire_from_store(path: Path, task: str) -> dict[str, Any]:
-    """Retires a task; see `tsn retire`. `run` is the folder of the run that the store belongs to, None where it stands alone."""
-    entry = retire_task(path, task)
+    """Retires a task; see `tsn retire`. `freed_bytes` are those by which the folder is smaller; `run` is the folder of the run that the store belongs
+    to, None where it stands alone.
+    """
+    before = folder_bytes(path)
+    retire_task(path, task)
+    total_bytes = folder_bytes(path)
     run = path.absolute().parent
     in_run = (run / RECIPE_FILE).is_file() and RunFolder(run).store == path.absolute()
-    return {"task": task, "freed_bytes": entry.size_bytes, "total_bytes": folder_bytes(path), "run": str(run) if in_run else None}
+    return {"task": task, "freed_bytes": before - total_bytes, "total_bytes": total_bytes, "run": str(run) if in_run else None}
 
 
 def pack_to_file(path: Path, file: Path, tasks: tuple[str, ...]) -> dict[str, Any]:

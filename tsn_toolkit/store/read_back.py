@@ -103,5 +103,6 @@ def _same_planes(own: LayerPlanes, stored: LayerPlanes, kept: NDArray[np.bool_])
 def _same_arrays(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> bool:
     """Whether both have the same names, kinds of numbers, shapes and values; what is no number is the same as itself."""
     return set(one) == set(other) and all(
-        one[name].dtype.name == other[name].dtype.name and np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f") for name in one
+        one[name].dtype.name == other[name].dtype.name and np.array_equal(one[name], other[name], equal_nan="float" in one[name].dtype.name)
+        for name in one
     )

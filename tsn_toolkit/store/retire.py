@@ -14,8 +14,8 @@ from tsn_toolkit.vocabulary import TRUNK
 def retire_task(path: Path | str, task: str) -> TaskEntry:
     """Removes a task that no other task inherits from or answers through; its bits are free for the next commit.
 
-    A kill at any instant leaves the store with the task or without it. A part that the kill left is ignored and goes with the next commit. A task whose
-    part is damaged can be retired too.
+    A kill at any instant leaves the store with the task or without it. A part that the kill left is ignored and goes with the next commit. A damaged
+    part can be retired too.
 
     Args:
         path: the store's folder.
