@@ -105,5 +105,4 @@ def _tasks(store: Store) -> list[dict[str, Any]]:
 def _task_layer(held: OwnerLayer) -> dict[str, int]:
     """Slots by what the task does with them, and bits per own code (1 of a plane, 0 where nothing is its own)."""
     counts = np.bincount(held.states.reshape(-1), minlength=len(SlotState))
-    bits = held.codes.bit_width if held.codes is not None else int(held.own is not None)
-    return {**{key: int(counts[state]) for key, state in _SLOTS.items()}, "bit_width": bits}
+    return {**{key: int(counts[state]) for key, state in _SLOTS.items()}, "bit_width": held.own_bits}
