@@ -127,7 +127,8 @@ def _count_layer_(
 def _ones_by_row(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many of each row are set: (n,) of bool (n, _CHUNK). Eight columns are added at a time, each in a byte that cannot overflow."""
     sums = flags.view(np.uint64).sum(axis=1, dtype=np.uint64)
-    return sums.view(np.uint8).reshape(len(flags), _BYTES).sum(axis=1, dtype=np.int64)
+    ones: NDArray[np.int64] = sums.view(np.uint8).reshape(len(flags), _BYTES).sum(axis=1, dtype=np.int64)
+    return ones
 
 
 def _units(store: Store) -> dict[str, dict[str, Any]]:
