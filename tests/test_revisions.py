@@ -11,7 +11,8 @@ from click.testing import Result
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.extract import extract
 from tsn_toolkit.model_loading import set_head
-from tsn_toolkit.revisions import answer, newest_part, superseded_bytes
+from tsn_toolkit.revisions import answer, superseded_bytes
+from tsn_toolkit.store.answering import newest_part
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import evaluate

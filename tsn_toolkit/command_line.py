@@ -190,7 +190,7 @@ def inspect(store: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task and its chain, for one device; may be repeated.")
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task, its chain and who answers for it; may be repeated.")
 @JSON_OPTION
 def pack(store: Path, file: Path, tasks: tuple[str, ...], as_json: bool) -> None:
     """Write STORE as one FILE, in which the bits of all tasks lie together in one array of words per layer."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tsn_toolkit.contracts import HeadState, Split, TaskData, TaskWeights
+from tsn_toolkit.store.answering import newest_part
 from tsn_toolkit.store.store import Store
 
 
@@ -53,20 +54,6 @@ def answer(store: Store, task: str) -> Answer:
     chosen = list(rows)
     head = HeadState(codes=weights.head.codes[chosen], scale=weights.head.scale[chosen], bias=weights.head.bias[chosen])
     return Answer(part, replace(weights, name=task, classes=tuple(weights.classes[row] for row in rows), head=head), None)
-
-
-def newest_part(store: Store, task: str) -> str:
-    """Name of the task whose part answers for `task` today.
-
-    Raises:
-        StoreError: there is no such task, or a part is damaged.
-    """
-    store.entry(task)
-    for entry in reversed(store.entries):
-        revision = store.revision(entry.name) if entry.isolation == "none" else None
-        if revision is not None and task in revision.rows:
-            return entry.name
-    return task
 
 
 def superseded_bytes(store: Store) -> int:

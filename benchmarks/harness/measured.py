@@ -69,7 +69,7 @@ def measure_variant(benchmark: str, variant: Variant, *, seed: int, threads: int
 
     Returns:
         benchmark, variant, overrides, seed, threads, command, settings_sha256; `strategy_options` (with every default; None where no strategy runs);
-        `tasks`: name, test and validation accuracy, marginal bytes of each; `isolation` (`exact`, `none`, or `separate` where every task has a
+        `tasks`: name, test and validation accuracy, bytes of each one's part; `isolation` (`exact`, `none`, or `separate` where every task has a
         network of its own); `acc`, `bwt`, `fwt`, `max_forgetting`, `R` (None where not defined: separate networks have nothing to forget),
         `validation` (mean accuracy); `store_bytes`, `superseded_bytes`, `breakdown` (bytes by kind), `entropy_bytes`, `denominators` (bytes);
         `training_flops`; `training_s` and `training_cpu_s` (seconds by phase, of the clock and of the processor), `wall_s`, `cpu_s`,

@@ -41,9 +41,9 @@ def store_numbers(make_recipe: MakeRecipe, variant: Variant, place: Path, hooks:
     inspection = inspect_store(store)
     shop = workshop_of_store(store)
     validation = [_store_accuracy(store, shop, load_task(recipe, index)) for index in range(len(store.entries))]
-    rows = zip(inspection["tasks"], summary["R"][-1], validation, strict=True)
+    rows = zip(store.entries, summary["R"][-1], validation, strict=True)
     return {
-        "tasks": [{"name": task["name"], "test": test, "validation": held, "bytes": task["marginal_bytes"]} for task, test, held in rows],
+        "tasks": [{"name": entry.name, "test": test, "validation": held, "bytes": entry.size_bytes} for entry, test, held in rows],
         "isolation": store.entries[-1].isolation,
         **{key: summary[key] for key in ("acc", "bwt", "fwt", "max_forgetting", "R")},
         "validation": mean(validation),

@@ -14,7 +14,7 @@ def slow_pack(values: list[int], width: int) -> bytes:
     return number.to_bytes((len(values) * width + 7) // 8, "little")
 
 
-@pytest.mark.parametrize("width", range(17))
+@pytest.mark.parametrize("width", range(1, 17))
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_packs_like_one_large_integer(width, data):
@@ -36,6 +36,11 @@ def test_many_values(width, count):
     assert (unpack_bits(packed, width, count) == values).all()
 
 
+def test_values_of_no_bits_take_no_bytes():
+    assert pack_bits([0, 0, 0], 0) == b""
+    assert unpack_bits(b"", 0, 0).tolist() == []
+
+
 def test_hand_computed():
     # 1, 2, 3 in 2 bits: 01 | 10 << 2 | 11 << 4 = 0b111001
     assert pack_bits([1, 2, 3], 2) == bytes([0b111001])
@@ -55,6 +60,7 @@ def test_hand_computed():
         (lambda: unpack_bits(b"\x40", 2, 3), "beyond the last value"),
         (lambda: unpack_bits(b"", 2, -1), "got -1"),
         (lambda: unpack_bits(b"", -1, 1), "got -1"),
+        (lambda: unpack_bits(b"", 0, 1 << 34), f"nothing bounds their number; got {1 << 34}"),
     ],
 )
 def test_refuses(call, message):

@@ -32,12 +32,14 @@ from tsn_toolkit.contracts import TaskWeights
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.image_file import ImageFile, Rest, image_from_bytes, image_to_bytes
 from tsn_toolkit.store.inspect import inspect_store
+from tsn_toolkit.store.integrity import verify_store
 from tsn_toolkit.store.joint_image import JointImage
 from tsn_toolkit.store.layout import MAX_LENGTH, MAX_SLOTS, Architecture
 from tsn_toolkit.store.manifest import hash_bytes
 from tsn_toolkit.store.part import PartError, canonical_json, read_part, write_part
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.store.words import Words
+from tsn_toolkit.vocabulary import TRUNK
 
 KINDS = ("flip", "cut", "swap", "graft")
 SLACK_BYTES = 32 << 20
@@ -188,13 +190,19 @@ def _with_own_hash(body: dict) -> bytes:
 
 
 def read_store(folder: Path, thorough: bool) -> None:
-    """Reads all tasks; StoreError where the store is refused, AssertionError where it gives what is no model."""
+    """Reads the trunk and all tasks; StoreError where the store is refused, AssertionError where it gives what is no model."""
     store = Store.open(folder)
+    trunk = store.trunk()
+    assert set(trunk.layers) == ({layer.name for layer in store.architecture.layers} if trunk.kind == "checkpoint" else set())
+    assert trunk.head is None or trunk.head.codes.shape == (len(trunk.head.scale), store.architecture.head_features)
+    assert isinstance(store.recipe(TRUNK), dict)
     for entry in store.entries:
         _check_weights(store.weights(entry.name), store.architecture)
         assert isinstance(store.recipe(entry.name), dict) and isinstance(store.validation(entry.name), dict)
+        revision = store.revision(entry.name)
+        assert revision is None or entry.name in revision.rows
     if thorough:
-        assert all(store.codes_hash(entry.name) for entry in store.entries)
+        assert list(verify_store(store)) == [entry.name for entry in store.entries]
         inspect_store(store)
 
 

@@ -17,6 +17,7 @@ from tsn_toolkit.numerics.errors import NumericsError
 from tsn_toolkit.numerics.large_runs import decode_large_run, encode_large_run
 from tsn_toolkit.store.fields import named_lengths
 from tsn_toolkit.store.manifest import hash_bytes
+from tsn_toolkit.store.mask_forms import Layout
 from tsn_toolkit.store.packing import pack_store
 from tsn_toolkit.store.part import PartError, read_part, write_part
 from tsn_toolkit.store.store import Store
@@ -119,24 +120,38 @@ def units_of(groups, units, members=40):
     groups[0][2] += [[f"x{number}.weight", 0, units] for number in range(members)]
 
 
+def many_positions(metadata, blobs):
+    """Task `a` keeps one unit of each group, so that fc2 has one slot; fc1 has no slot of its own, fc2 2**35 - 1 positions."""
+    metadata |= {"groups": [0, 1]}
+    blobs["masks"] = bytes([1, 1]) + bytes([Layout.PARENT, 0]) + bytes.fromhex("02 ffffffff7f 00")
+
+
+TRUNK_FILE, TASK_FILE = "trunk.safetensors", "tasks/000-a.safetensors"
 BOMBS = {
-    "runs of units": lambda record: units_of(record["groups"], [[0, 0, 1 << 28]]),
-    "repeated units": lambda record: units_of(record["groups"], 1 << 24),
-    "a group of many units": lambda record: record["groups"].append(["big", 1 << 28, [["big.weight", 0, "="]]]),
-    "a layer beyond the limit": lambda record: record["layers"].append(["big", [1 << 14, 1 << 14, 2]]),
+    "runs of units": (TRUNK_FILE, lambda metadata, _: units_of(metadata["architecture"]["groups"], [[0, 0, 1 << 28]])),
+    "repeated units": (TRUNK_FILE, lambda metadata, _: units_of(metadata["architecture"]["groups"], 1 << 24)),
+    "a group of many units": (
+        TRUNK_FILE,
+        lambda metadata, _: metadata["architecture"]["groups"].append(["big", 1 << 28, [["big.weight", 0, "="]]]),
+    ),
+    "a layer beyond the limit": (TRUNK_FILE, lambda metadata, _: metadata["architecture"]["layers"].append(["big", [1 << 14, 1 << 14, 2]])),
+    "many positions in one slot": (TASK_FILE, many_positions),
+    "a trunk of many classes": (TRUNK_FILE, lambda metadata, _: metadata.update(head_classes=1 << 28)),
 }
 
 
+@pytest.mark.parametrize("fresh", [False, True], ids=["checkpoint", "seed"])
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path, bomb):
-    store = mixed_store.make_mixed_store(tmp_path / "store", fresh=True, tasks="a")
-    metadata, blobs = read_part(store.part_bytes(store.trunk_entry))
-    BOMBS[bomb](metadata["architecture"])
+def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path, bomb, fresh):
+    store = mixed_store.make_mixed_store(tmp_path / "store", fresh=fresh, tasks="a")
+    path, change = BOMBS[bomb]
+    metadata, blobs = read_part((store.path / path).read_bytes())
+    change(metadata, blobs)
     subject = store_subject(store.path)
-    files = vouch(store.path, "trunk.safetensors", write_part(metadata, blobs))
+    files = vouch(store.path, path, write_part(metadata, blobs))
     declared = (200 << 20) // store_fuzz.BYTES_PER_SLOT
     bombed = Subject(subject.pristine, lambda pristine, case: {**pristine, **files}, subject.read, lambda files: declared, subject.names)
-    findings = examine(bombed, [Case("trunk.safetensors", "graft", True, 0)], store.path)
+    findings = examine(bombed, [Case(path, "graft", True, 0)], store.path)
     assert findings.outcomes == {"refused": 1}, findings.failures
 
 

@@ -14,8 +14,11 @@ import store_samples as samples
 
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.folder import write_atomic, writer_lock
+from tsn_toolkit.store.integrity import verify_store
+from tsn_toolkit.store.joint_image import JointImage
 from tsn_toolkit.store.manifest import Manifest, hash_bytes, read_manifest
-from tsn_toolkit.store.part import read_part, write_part
+from tsn_toolkit.store.packing import pack_store
+from tsn_toolkit.store.part import BLOBS, read_part, write_part
 from tsn_toolkit.store.store import Store
 
 
@@ -105,6 +108,79 @@ def test_a_rehashed_part_is_refused_or_another_valid_model(store, part):
         (store.path / part).write_bytes(original)
         (store.path / "manifest.json").write_bytes(manifest)
     assert 30 < refused <= 150
+
+
+def garbled(name):
+    return lambda metadata, blobs: (metadata, {**blobs, name: bytes(len(blobs[name])) + b"\1"})
+
+
+TRUNK_DAMAGE = {
+    "the head": (garbled("head"), "codes of the head have 1..8 bits, not 0"),
+    "the norms": (garbled("norms"), "blob `norms` has 1 bytes too many"),
+    "the biases": (garbled("biases"), "blob `biases` has 1 bytes too many"),
+    "more classes than the head has bytes": (lambda metadata, blobs: (metadata | {"head_classes": 17}, blobs), "cannot have 17 classes"),
+    "no classes": (lambda metadata, blobs: (metadata | {"head_classes": None}, blobs), "do not account for"),
+    "a memory": (garbled("memory"), "do not account for"),
+    "masks": (garbled("masks"), "do not account for"),
+}
+
+
+@pytest.mark.parametrize("damage", TRUNK_DAMAGE)
+def test_a_rehashed_trunk_is_decoded_by_verify(tsn, store, damage):
+    change, message = TRUNK_DAMAGE[damage]
+    metadata, blobs = read_part((store.path / PARTS[1]).read_bytes())
+    rehash(store.path, PARTS[1], write_part(*change(metadata, {"memory": b"", **blobs})))
+    refused = tsn("verify", store.path)
+    assert refused.exit_code == 1 and PARTS[1] in refused.stderr and message in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize("blob", [*BLOBS, "memory"])
+def test_a_seed_trunk_holds_no_blob_and_no_classes(tmp_path, blob):
+    store = Store.create(tmp_path / "store", trunk=samples.SEED_TRUNK, graph=samples.make_graph(), recipe={})
+    assert verify_store(store) == {}
+    metadata, blobs = read_part((store.path / PARTS[1]).read_bytes())
+    for changed, held in ((metadata, {**blobs, blob: b"\1"}), (metadata | {"head_classes": 3}, blobs)):
+        rehash(store.path, PARTS[1], write_part(changed, held))
+        with pytest.raises(StoreError, match=f"{PARTS[1]}.*do not account for"):
+            Store.open(store.path)
+
+
+def test_verify_decodes_what_a_method_kept(store):
+    """And the recipe and the validation numbers of every task: the hash of each comes back, and any that cannot be read is named."""
+    assert verify_store(Store.open(store.path)) == {name: store.codes_hash(name) for name in "ab"}
+    metadata, blobs = read_part((store.path / PARTS[3]).read_bytes())
+    rehash(store.path, PARTS[3], write_part(metadata | {"validation": {"accuracy": "much"}}, blobs))
+    with pytest.raises(StoreError, match=f"{PARTS[3]}.*expected a number"):
+        verify_store(Store.open(store.path))
+
+
+def no_memory(*_, **__):
+    np.empty(1 << 60, np.uint8)
+
+
+def test_a_part_that_does_not_fit_into_memory_is_not_called_damaged(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tsn_toolkit.store.layer_blobs.decode_mask", no_memory)
+        message = r"memory is too short to read part `tasks/000-a.safetensors` \(Unable to allocate.*machine that has more"
+        with pytest.raises(StoreError, match=message) as raised:
+            store.weights("b")
+    assert "damaged" not in str(raised.value) and store.weights("b").name == "b"
+
+
+PACKED_READERS = {
+    "read_bare_part": lambda image: JointImage.open(image.path),
+    "BarePart.file": lambda image: image.files(),
+    "BarePart.with_codes": lambda image: image.decode("a"),
+}
+
+
+@pytest.mark.parametrize("reader", PACKED_READERS)
+def test_nor_is_a_part_of_a_packed_file(store, monkeypatch, tmp_path, reader):
+    image = pack_store(store, tmp_path / "packed.tsn")
+    monkeypatch.setattr(f"tsn_toolkit.store.packed_parts.{reader}", no_memory)
+    with pytest.raises(StoreError, match=r"memory is too short to read part `trunk.safetensors` \(Unable to allocate") as raised:
+        PACKED_READERS[reader](image)
+    assert "damaged" not in str(raised.value)
 
 
 def test_kill_9_during_commits_leaves_every_acknowledged_task(tmp_path):

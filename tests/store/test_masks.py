@@ -236,6 +236,7 @@ def slots(count, present=False):
         ("01 ff ff 00", "a bit set beyond the last"),
         ("02 02 33 00", "do not ascend"),
         ("02 01 0f 00", "do not ascend within its slots"),
+        ("02 0b 00 00", "a mask of 10 slots has 11 positions"),
         ("00 00 fb", "index in 0..250, got 251"),
         ("00 01 00000000 7d", "nonzero"),
         ("00 01 01000000", "ends early"),
@@ -245,3 +246,16 @@ def slots(count, present=False):
 def test_refuses(data, message):
     with pytest.raises((PartError, ValueError), match=message):
         decode_mask(BlobReader.of("masks", bytes.fromhex(data)), slots(10), refines=False)
+
+
+@pytest.mark.parametrize(("count", "data", "states"), [(0, "02 00 00", []), (1, "02 00 00", [PRUNED]), (1, "02 01 00", [OWN])])
+def test_positions_of_no_bits(count, data, states):
+    """With at most one slot a position takes no bytes."""
+    form, found = decode_mask(BlobReader.of("masks", bytes.fromhex(data)), slots(count), refines=False)
+    assert form.layout == Layout.POSITIONS and found.tolist() == states
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_more_positions_than_slots_take_no_memory(count):
+    with pytest.raises(PartError, match=f"a mask of {count} slots has {(1 << 35) - 1} positions"):
+        decode_mask(BlobReader.of("masks", bytes.fromhex("02 ffffffff7f 00")), slots(count), refines=False)

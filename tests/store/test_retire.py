@@ -157,10 +157,12 @@ def test_manifest_numbers(tmp_path, paths, message):
 
 
 def test_the_command(tsn, store):
+    before = sum(len(data) for data in files(store).values())
     done = tsn("retire", store.path, "c", "--json")
     assert done.exit_code == 0, done.stderr
-    size = store.entry("c").size_bytes
     total = sum(len(data) for data in files(store).values())
+    size = before - total
+    assert size > store.entry("c").size_bytes
     assert json.loads(done.stdout) == {"task": "c", "freed_bytes": size, "total_bytes": total, "run": None}
     refused = tsn("retire", store.path, "a")
     assert refused.exit_code == 1 and "children ['b']" in refused.stderr

@@ -6,9 +6,11 @@ import os
 import numpy as np
 import store_samples as samples
 
+from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.entropy_size import entropy_bits_by_owner
 from tsn_toolkit.store.inspect import KINDS, inspect_store
+from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
 
 
@@ -34,7 +36,22 @@ def test_every_byte_is_counted_once(tmp_path):
     for part in report["parts"]:
         assert tuple(part["breakdown"]) == KINDS and sum(part["breakdown"].values()) == part["bytes"]
     assert [part["path"] for part in report["parts"] if part.get("orphan")] == ["tasks/003-orphan.safetensors"]
-    assert [task["marginal_bytes"] for task in report["tasks"]] == [on_disk[entry.path] for entry in store.entries]
+
+
+def test_marginal_bytes_are_what_the_folder_grows_by(tmp_path):
+    graph = samples.make_graph()
+    store = Store.create(tmp_path / "store", trunk=samples.make_trunk(graph), graph=graph, recipe=samples.RECIPE)
+    grown, empty = {}, folder_bytes(store.path)
+    for index, (name, parent) in enumerate([("a", "trunk"), ("a-longer-name", "a"), ("c", "trunk")]):
+        before = folder_bytes(store.path)
+        store.commit(samples.make_task(store, name, parent, seed=index), {})
+        grown[name] = folder_bytes(store.path) - before
+        report = inspect_store(Store.open(store.path))
+        assert {task["name"]: task["marginal_bytes"] for task in report["tasks"]} == grown
+        assert report["total_bytes"] == empty + sum(grown.values())
+    assert all(grown[entry.name] > entry.size_bytes + 150 for entry in store.entries)
+    retire_task(store.path, "a-longer-name")
+    assert folder_bytes(store.path) == empty + grown["a"] + grown["c"]
 
 
 def test_bytes_stand_under_their_kind(tmp_path):

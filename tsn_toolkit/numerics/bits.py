@@ -58,7 +58,7 @@ def unpack_bits(data: bytes | memoryview, width: int, count: int) -> NDArray[np.
 
     Args:
         data: exactly the bytes that `pack_bits` gave.
-        width: bits per value, 0..16.
+        width: bits per value, 1..16; 0 where there is no value.
         count: number of values.
 
     Returns:
@@ -68,8 +68,8 @@ def unpack_bits(data: bytes | memoryview, width: int, count: int) -> NDArray[np.
         NumericsError: the width or the count is out of range, `data` has another length, or an unused bit is set.
     """
     check_packed(data, width, count)
-    if width == 0:
-        return np.zeros(count, np.uint8)
+    if count == 0:
+        return np.zeros(0, np.uint8 if width <= 8 else np.uint16)
     raw = np.frombuffer(data, np.uint8)
     if width == 1:
         return np.unpackbits(raw, count=count, bitorder="little")
@@ -89,6 +89,8 @@ def check_packed(data: bytes | memoryview, width: int, count: int) -> None:
     _check_width(width)
     if count < 0:
         raise NumericsError(f"the number of packed values must be at least 0, got {count}")
+    if count and not width:
+        raise NumericsError(f"values of 0 bits take no bytes, so that nothing bounds their number; got {count}")
     expected = packed_size_bytes(count, width)
     if len(data) != expected:
         raise NumericsError(f"{count} values of {width} bits take {expected} bytes, got {len(data)}")

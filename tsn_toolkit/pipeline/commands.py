@@ -28,6 +28,7 @@ from tsn_toolkit.recipe.data_sections import with_data_path
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
+from tsn_toolkit.store.integrity import verify_store
 from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
@@ -115,16 +116,20 @@ def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
         return dataclasses.asdict(verify_package(path))
     if measure:
         return measure_store(path)
-    store = Store.open(path)
-    return {"tasks": [{"name": entry.name, "codes_hash": store.codes_hash(entry.name)} for entry in store.entries], "total_bytes": folder_bytes(path)}
+    hashes = verify_store(Store.open(path))
+    return {"tasks": [{"name": name, "codes_hash": codes_hash} for name, codes_hash in hashes.items()], "total_bytes": folder_bytes(path)}
 
 
 def retire_from_store(path: Path, task: str) -> dict[str, Any]:
-    """Retires a task; see `tsn retire`. `run` is the folder of the run that the store belongs to, None where it stands alone."""
-    entry = retire_task(path, task)
+    """Retires a task; see `tsn retire`. `freed_bytes` are those by which the folder is smaller; `run` is the folder of the run that the store belongs
+    to, None where it stands alone.
+    """
+    before = folder_bytes(path)
+    retire_task(path, task)
+    total_bytes = folder_bytes(path)
     run = path.absolute().parent
     in_run = (run / RECIPE_FILE).is_file() and RunFolder(run).store == path.absolute()
-    return {"task": task, "freed_bytes": entry.size_bytes, "total_bytes": folder_bytes(path), "run": str(run) if in_run else None}
+    return {"task": task, "freed_bytes": before - total_bytes, "total_bytes": total_bytes, "run": str(run) if in_run else None}
 
 
 def pack_to_file(path: Path, file: Path, tasks: tuple[str, ...]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.parent_choice import choose_parent
+from tsn_toolkit.pipeline.room import check_room
 from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.store.store import Store
@@ -25,7 +26,12 @@ from tsn_toolkit.workshop import Workshop
 
 
 def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskData, index: int, hooks: Hooks) -> None:
-    """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store."""
+    """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store.
+
+    Raises:
+        RecipeError: the recipe asks for what the strategy cannot do.
+        StoreError: the store has no room for the task, or the task cannot be stored.
+    """
     strategy = registry.load("tsn_toolkit.strategies", recipe.strategy.name)
     if recipe.task_inference.rule != "told" and strategy.ISOLATION == "none":
         raise RecipeError(
@@ -33,7 +39,10 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
             "there is no task to find. Set `strategy.options.setting` instead."
         )
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
-    result: TaskResult = strategy.learn(task_context(recipe, store, shop, plan, data, index, hooks), strategy.Config(**recipe.strategy.options))
+    context = task_context(recipe, store, shop, plan, data, index, hooks)
+    if strategy.ISOLATION == "exact":
+        check_room(store, context, hooks.say, by_encoding=getattr(strategy, "BY_ENCODING", False))
+    result: TaskResult = strategy.learn(context, strategy.Config(**recipe.strategy.options))
     record = {**stored_recipe(recipe, index + 1), "resolved_plan": plan_to_dict(plan), "task_index": index}
     store.commit(result, record)
 

@@ -22,6 +22,7 @@ from tsn_toolkit.recipe.loading import load_recipe, resolve_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.recipe.yaml_document import dump_yaml
 from tsn_toolkit.run_folder import RunFolder, create_run_folder, open_run_folder
+from tsn_toolkit.store.manifest import marginal_bytes
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target, load_target
 from tsn_toolkit.workshop import workshop_of_store
@@ -81,7 +82,7 @@ def add_task(store_path: Path, recipe: Recipe, out: Path | None, hooks: Hooks) -
     hooks.say(f"task `{data.name}`: learning")
     learn_and_commit(recipe, store, shop, data, index, hooks)
     store = Store.open(store_path)
-    result: dict[str, Any] = {"store": str(store_path), "task": data.name, "marginal_bytes": store.entries[-1].size_bytes}
+    result: dict[str, Any] = {"store": str(store_path), "task": data.name, "marginal_bytes": marginal_bytes(store.entries)[data.name]}
     result["measured"] = hooks.measure(store_path, data_paths=data_path_variables(recipe))["tasks"]
     if out is not None:
         result["packages"] = export_packages(store, shop, data, recipe, [load_target(name) for name in recipe.targets], out / data.name, hooks)

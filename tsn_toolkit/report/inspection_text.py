@@ -14,7 +14,7 @@ def inspection_text(result: dict[str, Any]) -> str:
     for part in result["parts"]:
         lines.append(f"{part['path']:<{width}} {part['bytes']:>10,} " + " ".join(f"{part['breakdown'].get(key, 0):>9,}" for key in keys))
     lines.append(f"{'total':<{width}} {result['total_bytes']:>10,}   (entropy of masks and codes: {result['entropy_bytes']:,.0f})")
-    lines += ["", f"{'task':<24} {'parent':<24} {'bytes':>10} {'density':>8} {'own slots':>10} {'reused':>10} {'bits per own code':>18}"]
+    lines += ["", f"{'task':<24} {'parent':<24} {'adds bytes':>10} {'density':>8} {'own slots':>10} {'reused':>10} {'bits per own code':>18}"]
     for task in result["tasks"]:
         numbers = f"{task['marginal_bytes']:>10,} {task['density']:>8.4f} {task['own_slots']:>10,} {task['reuse_slots']:>10,}"
         lines.append(f"{task['name']:<24} {task['parent']:<24} {numbers} {_bit_widths(task['layers']):>18}")

@@ -11,6 +11,7 @@ from tsn_toolkit.store.capacity import capacity
 from tsn_toolkit.store.entropy_size import entropy_bytes
 from tsn_toolkit.store.folder import MANIFEST, read_bytes
 from tsn_toolkit.store.lineage import OwnerLayer
+from tsn_toolkit.store.manifest import marginal_bytes
 from tsn_toolkit.store.part_files import Entry
 from tsn_toolkit.store.sharing import sharing
 from tsn_toolkit.store.store import Store
@@ -40,9 +41,9 @@ def inspect_store(store: Store) -> dict[str, Any]:
     Returns:
         `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; `memory`
         is there where a revision keeps something; a file that belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name,
-        parent, marginal_bytes (of its part), density (used slots / all slots), own_slots, reuse_slots, refine_slots, and for each of its `layers`
-        these three and bit_width (of own codes); `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner -> bits),
-        free_bits; `capacity`: room for more tasks, see `capacity.Capacity`; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
+        parent, marginal_bytes (see `manifest.marginal_bytes`), density (used slots / all slots), own_slots, reuse_slots, refine_slots, and for each
+        of its `layers` these three and bit_width (of own codes); `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner
+        -> bits), free_bits; `capacity`: room for more tasks, see `capacity.Capacity`; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
@@ -86,12 +87,13 @@ def _tasks(store: Store) -> list[dict[str, Any]]:
         for name, held in owners:
             if name != TRUNK:
                 layers[name][layer.name] = _task_layer(held)
+    added = marginal_bytes(store.entries)
     totals = {name: {key: sum(layer[key] for layer in found.values()) for key in _SLOTS} for name, found in layers.items()}
     return [
         {
             "name": entry.name,
             "parent": entry.parent,
-            "marginal_bytes": entry.size_bytes,
+            "marginal_bytes": added[entry.name],
             "density": sum(totals[entry.name].values()) / max(store.architecture.size, 1),
             **totals[entry.name],
             "layers": layers[entry.name],
@@ -103,5 +105,4 @@ def _tasks(store: Store) -> list[dict[str, Any]]:
 def _task_layer(held: OwnerLayer) -> dict[str, int]:
     """Slots by what the task does with them, and bits per own code (1 of a plane, 0 where nothing is its own)."""
     counts = np.bincount(held.states.reshape(-1), minlength=len(SlotState))
-    bits = held.codes.bit_width if held.codes is not None else int(held.own is not None)
-    return {**{key: int(counts[state]) for key, state in _SLOTS.items()}, "bit_width": bits}
+    return {**{key: int(counts[state]) for key, state in _SLOTS.items()}, "bit_width": held.own_bits}

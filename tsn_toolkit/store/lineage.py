@@ -89,6 +89,11 @@ class OwnerLayer:
         return self.own if isinstance(self.own, LayerCodes) else None
 
     @property
+    def own_bits(self) -> int:
+        """Bits per own code: 1 of a plane, 0 where nothing is the owner's own."""
+        return self.read.bit_width if isinstance(self.read, ReadCodes) else int(self.read is not None)
+
+    @property
     def q(self) -> NDArray[np.int8]:
         """What the owner answers with: int8, shape of the weight, 0 where pruned; may be shared with the view."""
         used = self.states != SlotState.PRUNED

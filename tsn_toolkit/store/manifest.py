@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,18 @@ class Manifest:
         body: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "trunk": asdict(self.trunk),
-            "tasks": [{key: value for key, value in asdict(entry).items() if key != "index"} for entry in self.entries],
+            "tasks": [_row(entry) for entry in self.entries],
         }
         return _with_hash(body)
+
+
+def marginal_bytes(entries: Sequence[TaskEntry]) -> dict[str, int]:
+    """By task, the bytes that it adds to the store's folder: its part and its row in the manifest.
+
+    The comma between two rows counts to the later one. So a commit makes the folder larger by just this number, and these numbers, the trunk and the
+    manifest of a store without tasks make up the folder.
+    """
+    return {entry.name: entry.size_bytes + len(canonical_json(_row(entry))) + (entry is not entries[0]) for entry in entries}
 
 
 def hash_bytes(data: bytes) -> str:
@@ -101,6 +111,10 @@ def parse_manifest(path: Path, data: bytes) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: `{MANIFEST}` is damaged ({error}). Restore it from a copy of the store.") from error
     return Manifest(trunk, entries)
+
+
+def _row(entry: TaskEntry) -> dict[str, Any]:
+    return {key: value for key, value in asdict(entry).items() if key != "index"}
 
 
 def _with_hash(body: dict[str, Any]) -> bytes:

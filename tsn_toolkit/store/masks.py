@@ -295,8 +295,12 @@ def _take_plain(form: MaskForm, blob: BlobReader, known: KnownSlots) -> NDArray[
     if form.layout != Layout.POSITIONS:
         return None
     count = take_varint(blob)
-    low, high = (unpack_bits(blob.take(packed_size_bytes(count, width)), width, count) for width in _position_widths(known.size))
-    positions = low.astype(np.int64) | high.astype(np.int64) << _position_widths(known.size)[0]
+    if count > known.size:
+        raise PartError(f"a mask of {known.size} slots has {count} positions")
+    positions, shift = np.zeros(count, np.int64), 0
+    for width in filter(None, _position_widths(known.size)):
+        positions |= unpack_bits(blob.take(packed_size_bytes(count, width)), width, count).astype(np.int64) << shift
+        shift += width
     if (np.diff(positions) <= 0).any() or (positions >= known.size).any():
         raise PartError("the positions of a mask do not ascend within its slots")
     marked = np.zeros(known.size, np.bool_)

@@ -55,6 +55,11 @@ class OwnerPart:
     part: Part
     read_layers: Callable[[], LayerSource]
 
+    @property
+    def answers_for(self) -> tuple[str, ...]:
+        """Tasks that it answers for as a revision, itself last; empty where it is none."""
+        return tuple(task for task, _ in self.metadata["revision"]["rows"]) if "revision" in self.metadata else ()
+
     def norms(self) -> dict[str, NormState]:
         """Norm states by module path."""
         return decode_norms(self.architecture, self.unit_masks, self.part.blob("norms"), self.norm_lengths, self.precision)

@@ -17,6 +17,7 @@ from tsn_toolkit.store.folder import MANIFEST, TASKS
 from tsn_toolkit.store.image_file import ImageFile, Rest
 from tsn_toolkit.store.manifest import Manifest, PartEntry, TaskEntry, hash_bytes, parse_manifest
 from tsn_toolkit.store.part import PartError
+from tsn_toolkit.store.part_files import memory_is_short
 from tsn_toolkit.store.part_values import BarePart, read_bare_part
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK
@@ -84,6 +85,8 @@ class PackedParts:
             part = self.bare[entry.path]
             try:
                 data = self.rests[entry.path].data if part is None else part.file(codes[owner_name(entry)])
+            except MemoryError as error:
+                raise memory_is_short(self.path, entry, error) from error
             except _DAMAGE as error:
                 raise _damaged(self.path, entry, error) from error
             if len(data) != entry.size_bytes or hash_bytes(data) != entry.sha256:
@@ -107,6 +110,8 @@ class PackedParts:
             return self.rests[entry.path].data
         try:
             return part.with_codes(codes[owner_name(entry)])
+        except MemoryError as error:
+            raise memory_is_short(self.path, entry, error) from error
         except _DAMAGE as error:
             raise _damaged(self.path, entry, error) from error
 
@@ -136,6 +141,8 @@ def _read_part(path: Path, entry: Entry, rest: Rest) -> BarePart | None:
         part = None if is_beside(entry) else read_bare_part(rest.data, rest.counts)
         if part is None and rest.counts:
             raise PartError("it stands whole, but the header gives it codes in the words")
+    except MemoryError as error:
+        raise memory_is_short(path, entry, error) from error
     except _DAMAGE as error:
         raise _damaged(path, entry, error) from error
     return part

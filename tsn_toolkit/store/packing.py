@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.files import write_bytes
+from tsn_toolkit.store.answering import newest_part
 from tsn_toolkit.store.folder import MANIFEST, TASKS, write_atomic
 from tsn_toolkit.store.image_file import ImageFile, Rest, image_to_bytes, is_image
 from tsn_toolkit.store.joint_image import JointImage
@@ -24,13 +25,14 @@ def pack_store(store: Store, file: Path | str, tasks: Collection[str] | None = N
     Args:
         store: the store.
         file: the packed file; an older packed file is replaced.
-        tasks: names of the tasks that a device needs; they come with their chains and nothing else. None: the whole store.
+        tasks: names of the tasks that a device needs; they come with their chains and those of the revisions that answer for
+            them, and nothing else. None: the whole store.
 
     Raises:
         StoreError: there is no such task, another file stands there, a part is damaged or was not written by this version, or the disk is full.
     """
     file = Path(file)
-    wanted = {name for task in (store.entry(task).name for task in tasks) for name in store.chain(task)} if tasks is not None else None
+    wanted = None if tasks is None else {name for task in tasks for part in (task, newest_part(store, task)) for name in store.chain(part)}
     entries = tuple(entry for entry in store.entries if wanted is None or entry.name in wanted)
     manifest = Manifest(store.trunk_entry, entries)
     words, counts = {}, {name: list[int]() for name in owners_of_words(manifest)}

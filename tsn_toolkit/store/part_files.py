@@ -19,7 +19,7 @@ from tsn_toolkit.vocabulary import TRUNK
 Entry = PartEntry | TaskEntry
 
 # What decoding damaged bytes can raise; anything else is a fault of ours and keeps its traceback.
-_DAMAGE = (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
+_DAMAGE = (ValueError, KeyError, TypeError, IndexError, OverflowError)
 
 _CHUNK = 1 << 20
 
@@ -114,11 +114,13 @@ class PartFiles:
 
     @contextmanager
     def naming(self, owner: str) -> Iterator[None]:
-        """Turns what damaged bytes raise into an error that names the owner's part."""
+        """Turns what damaged bytes raise, and a lack of memory, into an error that names the owner's part."""
         try:
             yield
         except StoreError:
             raise
+        except MemoryError as error:
+            raise memory_is_short(self.path, self._entry(owner), error) from error
         except _DAMAGE as error:
             raise self._damaged(self._entry(owner), error) from error
         except OSError as error:
@@ -155,3 +157,9 @@ class PartFiles:
     def _damaged(self, entry: Entry, error: BaseException) -> StoreError:
         reason = str(error) or type(error).__name__
         return StoreError(f"{self.path}: part `{entry.path}` is damaged: {reason}. Restore it from a copy of the store.")
+
+
+def memory_is_short(path: Path, entry: Entry, error: MemoryError) -> StoreError:
+    """What is said of a part that does not fit into memory, which may be intact."""
+    reason = f" ({error})" if str(error) else ""
+    return StoreError(f"{path}: memory is too short to read part `{entry.path}`{reason}. Free some, or read the store on a machine that has more.")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import LayerCodes, LayerPlanes, TaskResult
+from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.store.checks import check_task, check_word
 from tsn_toolkit.store.lineage import Inherited
 from tsn_toolkit.store.owner_part import OwnerPart
 from tsn_toolkit.store.part import bytes_source, open_part
 from tsn_toolkit.store.part_files import PartFiles
+from tsn_toolkit.store.read_back import check_layer, check_part, not_read_back
 from tsn_toolkit.store.task_part import encode_task, open_task
 from tsn_toolkit.store.walk import walk_all
 
@@ -63,22 +64,33 @@ def prepare(
         allocated: of the words so far; None where no word can run out, or the task takes no bits of them.
 
     Raises:
-        StoreError: the result cannot be stored, or a word runs out.
+        StoreError: the result cannot be stored, or a word runs out, or the part does not read back as the result.
     """
     data = encode_checked(parent, above, result, recipe)
+    try:
+        below, asked = _read_back(data, parent, above, result, recipe, allocated)
+    except ValueError as error:  # what reading a part raises where its bytes break the format
+        raise not_read_back(result.name, f"its part ({error})") from error
+    return Prepared(data, below, asked)
+
+
+def _read_back(
+    data: bytes, parent: OwnerPart, above: Mapping[str, Inherited], result: TaskResult, recipe: Mapping[str, Any], allocated: Allocated | None
+) -> tuple[dict[str, Inherited], dict[str, NDArray[np.uint8]]]:
+    """What children inherit and what is asked of the words, by layer, from a part that is compared with the result as it is read."""
     part = open_task(parent.architecture, parent, open_part(bytes_source(data), len(data)))
-    assert np.array_equal(part.head().codes, result.head.codes), "the head does not read back"
+    check_part(part, result, recipe)
     below, asked = {}, {}
     source = part.read_layers()
     for layer in parent.architecture.layers:
         held = source.next(layer, above[layer.name])
-        assert _same(held.own, result.layers.get(layer.name)), f"layer {layer.name} does not read back"
+        check_layer(held, result, layer.name)
         below[layer.name] = held.below
         if allocated is not None and held.own is not None:
             asked[layer.name] = held.allocated
             check_word(result.name, layer.name, asked[layer.name], allocated[layer.name], parent.architecture.word_bits)
     source.finish()
-    return Prepared(data, below, asked)
+    return below, asked
 
 
 def count_allocated(files: PartFiles) -> Allocated:
@@ -96,15 +108,3 @@ def count_allocated(files: PartFiles) -> Allocated:
 def cannot_run_out(files: PartFiles, word_bits: int) -> bool:
     """Whether even a task that takes all it can at every slot finds room, as all owners before it did."""
     return (len(files.owners) + 1) * _MOST_BITS <= word_bits
-
-
-def _same(stored: LayerCodes | LayerPlanes | None, own: LayerCodes | LayerPlanes | None) -> bool:
-    if isinstance(own, LayerPlanes):
-        return isinstance(stored, LayerPlanes) and np.array_equal(stored.signs, own.signs) and np.array_equal(stored.gain, own.gain)
-    if own is None or not isinstance(stored, LayerCodes):
-        return own is stored
-    if not np.array_equal(stored.states, own.states) or not np.array_equal(stored.codes, own.codes):
-        return False
-    if own.refinement is None or stored.refinement is None:
-        return own.refinement is stored.refinement
-    return np.array_equal(stored.refinement.codes, own.refinement.codes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.vocabulary import TRUNK, SlotState
 
-UNUSED = -1
-"""In place of an owner's number where a task does not use the slot."""
+_BYTES = 8
+_CHUNK = 255 * _BYTES
+"""Slots compared at a time: few enough for all tasks' to stay in a processor's cache, and for 255 words of eight flags to be added up."""
 
 
 @dataclass(frozen=True)
@@ -60,31 +62,73 @@ def sharing(store: Store) -> Sharing:
     owners = (TRUNK, *(entry.name for entry in store.entries))
     by_owner = np.zeros((len(owners) - 1, len(owners)), np.int64)
     same = np.zeros((len(owners) - 1, len(owners) - 1), np.int64)
-    layers = {}
-    for layer, read in _values_read(store):
-        exclusive = []
-        for number, row in enumerate(read):
-            by_owner[number] += np.bincount(row[row != UNUSED], minlength=len(owners))
-            equal = (read == row) & (row != UNUSED)
-            same[number] += equal.sum(axis=1)
-            exclusive.append(float((equal.sum(axis=0) == 1).sum() / max(row.size, 1)))
-        layers[layer] = {"used": [float((row != UNUSED).sum() / max(row.size, 1)) for row in read], "exclusive": exclusive}
+    layers = {layer: _count_layer_(read, by_owner, same) for layer, read in _values_read(store)}
+    same += same.T + np.diag(by_owner.sum(axis=1))
     used = np.maximum(by_owner.sum(axis=1, keepdims=True), 1)
     return Sharing(owners[1:], owners, by_owner / used, same / used, layers, _units(store))
 
 
-def _values_read(store: Store) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Per layer int32 (tasks, slots): the number of the owner whose value the task reads at the slot, or `UNUSED`."""
+def _values_read(store: Store) -> Iterator[tuple[str, NDArray[np.unsignedinteger[Any]]]]:
+    """Per layer (tasks, slots): the number of the owner whose value the task reads at the slot; the number of owners where it uses none."""
+    unused = len(store.entries) + 1
+    kind = np.min_scalar_type(unused + 1)
     for layer, owners in store.layers_of_all():
-        view: dict[str, NDArray[np.int32]] = {}
-        read = np.full((len(store.entries), layer.size), UNUSED, np.int32)
+        children = Counter(entry.parent for entry in store.entries)
+        views: dict[str, NDArray[np.unsignedinteger[Any]]] = {}
+        read = np.empty((len(store.entries), layer.size), kind)
         for number, (name, held) in enumerate(owners):
-            view[name] = np.full(layer.shape, UNUSED, np.int32) if name == TRUNK else view[store.entry(name).parent].copy()
-            if held.own is not None:
-                view[name][held.states >= SlotState.OWN] = number
+            view = np.full(layer.size, unused, kind) if name == TRUNK else _inherit(views, store.entry(name).parent, children)
+            states = held.states.reshape(-1)
+            if held.read is not None:
+                np.copyto(view, kind.type(number), where=states >= SlotState.OWN)
             if name != TRUNK:
-                read[number - 1] = np.where(held.states != SlotState.PRUNED, view[name], UNUSED).reshape(-1)
+                read[number - 1] = view
+                np.copyto(read[number - 1], kind.type(unused), where=states == SlotState.PRUNED)
+            if children[name]:
+                views[name] = view
         yield layer.name, read
+
+
+def _inherit(
+    views: dict[str, NDArray[np.unsignedinteger[Any]]], parent: str, children: Counter[str]
+) -> NDArray[np.unsignedinteger[Any]]:
+    """A view like the parent's that may be written: for its last child the parent's own, which nobody else needs."""
+    children[parent] -= 1
+    return views[parent].copy() if children[parent] else views.pop(parent)
+
+
+def _count_layer_(
+    read: NDArray[np.unsignedinteger[Any]], by_owner: NDArray[np.int64], same: NDArray[np.int64]
+) -> dict[str, list[float]]:
+    """Adds one layer to the counts of slots by owner and, above the diagonal, by pair of tasks; its fractions `used` and `exclusive`."""
+    tasks, slots = read.shape
+    unused = by_owner.shape[1]
+    used, exclusive = np.zeros(tasks, np.int64), np.zeros(tasks, np.int64)
+    equal = np.empty((tasks, _CHUNK), np.bool_)
+    for start in range(0, slots, _CHUNK):
+        rows = np.ascontiguousarray(read[:, start : start + _CHUNK])  # rows as far apart as a layer is long crowd each other out of the cache
+        width = rows.shape[1]
+        equal[:, width:] = False
+        shared = rows == unused
+        wanted = rows + shared  # of no task, where the task does not use the slot
+        for task, row in enumerate(rows):
+            counts = np.bincount(row, minlength=unused + 1)[:unused]
+            by_owner[task] += counts
+            used[task] += counts.sum()
+            others = equal[: tasks - task - 1]
+            np.equal(rows[task + 1 :], wanted[task], out=others[:, :width])
+            same[task, task + 1 :] += _ones_by_row(others)
+            shared[task + 1 :] |= others[:, :width]
+            shared[task] |= others[:, :width].any(axis=0)
+        exclusive += width - np.count_nonzero(shared, axis=1)
+    return {"used": (used / max(slots, 1)).tolist(), "exclusive": (exclusive / max(slots, 1)).tolist()}
+
+
+def _ones_by_row(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many of each row are set: (n,) of bool (n, _CHUNK). Eight columns are added at a time, each in a byte that cannot overflow."""
+    sums = flags.view(np.uint64).sum(axis=1, dtype=np.uint64)
+    ones: NDArray[np.int64] = sums.view(np.uint8).reshape(len(flags), _BYTES).sum(axis=1, dtype=np.int64)
+    return ones
 
 
 def _units(store: Store) -> dict[str, dict[str, Any]]:

@@ -113,6 +113,11 @@ class Store:
         return self._architecture
 
     @property
+    def words_may_run_out(self) -> bool:
+        """Whether a next task could ask for more bits of a word than are left."""
+        return not cannot_run_out(self._files, self._architecture.word_bits)
+
+    @property
     def fingerprint(self) -> str:
         """Of the model the store was made for."""
         return self._architecture.fingerprint
@@ -302,7 +307,7 @@ class Store:
 
     def _words(self) -> Allocated | None:
         """Bits of all words that are taken; None while no word can run out."""
-        if self._allocated is None and not cannot_run_out(self._files, self._architecture.word_bits):
+        if self._allocated is None and self.words_may_run_out:
             self._allocated = count_allocated(self._files)
         return self._allocated
 

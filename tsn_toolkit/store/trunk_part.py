@@ -20,6 +20,12 @@ MAX_SEED = (1 << 63) - 1
 PRECISION: VectorPrecision = "half"
 """Of a trunk's vectors."""
 
+_OF_A_CHECKPOINT = {"layers", "values", "codebooks", "scales", "norms", "biases", "head"}
+"""Blobs that a checkpoint may hold; a seed has none."""
+
+_CLASS_BYTES = 4
+"""Scale and bias of one class at `half`."""
+
 
 def encode_trunk(architecture: Architecture, trunk: TrunkResult, recipe: Mapping[str, Any]) -> bytes:
     """The file's bytes of a checked trunk."""
@@ -51,15 +57,17 @@ def open_trunk(part: Part) -> OwnerPart:
     integer(metadata["seed"], 0, MAX_SEED)
     if metadata["name"] != TRUNK or metadata["kind"] not in (CHECKPOINT, SEED) or not isinstance(metadata["recipe"], dict):
         raise PartError("its metadata are not those of a trunk")
-    classes = metadata["head_classes"]
-    if (classes is None and part.sizes_bytes["head"]) or part.sizes_bytes["masks"] or part.sizes_bytes["ranges"]:
-        raise PartError("it holds a blob that its metadata do not account for")
-    seed = metadata["kind"] == SEED
+    seed, classes = metadata["kind"] == SEED, metadata["head_classes"]
+    empty = set(part.sizes_bytes) - (set() if seed else _OF_A_CHECKPOINT) | ({"head"} if classes is None else set())
+    if any(part.sizes_bytes[name] for name in empty) or (seed and classes is not None):
+        raise PartError("it holds a blob or a head that its metadata do not account for")
+    if classes is not None and integer(classes, 1, MAX_SLOTS) * _CLASS_BYTES > part.sizes_bytes["head"]:
+        raise PartError(f"a head of {part.sizes_bytes['head']} bytes cannot have {classes} classes")
     return OwnerPart(
         name=TRUNK,
         metadata=metadata,
         architecture=architecture,
-        classes=() if classes is None else tuple(range(integer(classes, 1, MAX_SLOTS))),
+        classes=() if classes is None else tuple(range(classes)),
         unit_masks={},
         norm_lengths=architecture.norms,
         bias_lengths=architecture.biases,

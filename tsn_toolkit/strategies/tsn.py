@@ -49,6 +49,8 @@ from tsn_toolkit.trainer.wrap_layers import wrap_layers_
 
 ISOLATION = "exact"
 SETTINGS = ("task-incremental", "domain-incremental", "class-incremental")  # the last two by `task_inference`
+BY_ENCODING = True
+"""A layer is stored as the plan's encoding says."""
 
 
 class Config(SearchOptions):
