@@ -9,22 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import edge_store
 import numpy as np
 import store_samples as samples
 from store_samples import OWN, PRUNED, REFINE, REUSE
 
-from tsn_toolkit.contracts import (
-    ActivationRange,
-    HeadState,
-    LayerCodes,
-    LayerPlanes,
-    LayerRecord,
-    ModelGraph,
-    NormState,
-    Revision,
-    TaskResult,
-    TrunkResult,
-)
+from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, LayerPlanes, ModelGraph, NormState, TaskResult, TrunkResult
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.store.packing import pack_store
 from tsn_toolkit.store.store import Store
@@ -45,60 +35,14 @@ def write_golden(folder: Path) -> None:
     seed.commit(_beside(rng, seed), samples.RECIPE)
     trained = Store.create(folder / "checkpoint", trunk=_trunk(rng, graph), graph=graph, recipe={})
     trained.commit(_owning(rng, trained), {})
-    large = Store.create(folder / "revisions", trunk=_large_trunk(rng), graph=graph_of("revisions"), recipe={})
-    large.commit(_revision(rng, "old", "trunk", _large_layer(rng), {"old": (1, 0)}, MEMORY), {})
-    large.commit(_revision(rng, "new", "old", {}, {"old": (1, 0), "new": (2,)}, {}), {})
+    edge_store.make_edge_store(folder / "edges")
     for name in PACKED_STORES:
         pack_store(Store.open(folder / name), folder / f"{name}.tsn")
 
 
 def graph_of(store: str) -> ModelGraph:
     """The graph that a store was made for."""
-    if store != "revisions":
-        return samples.make_graph(WIDTH)
-    layers = (LayerRecord("wide", "Linear", (16, 1024), 1), LayerRecord("head", "Linear", (3, 16), 1))
-    return ModelGraph((), (), layers, (), "head", (1024,), "fingerprint")
-
-
-MEMORY = {
-    "x": np.array([[0, 7, 255], [1, 2, 3]], np.uint8),
-    "labels": np.array([-1, 1 << 40]),
-    "logits": np.array([[0.5, -2.0]], np.float16),
-    "fisher/wide.weight": np.array([1e-9, 0.25], np.float32),
-    "empty": np.zeros((0, 4), np.float32),
-}
-
-
-def _large_trunk(rng):
-    """Codes that repeat, so that one frame of all of them takes few bytes."""
-    codes = np.tile(rng.choice(4, 128, p=[0.5, 0.3, 0.15, 0.05]).astype(np.uint8), 128)
-    layer = replace(samples.own_layer(rng, np.full((16, 1024), OWN), 2), codes=codes)
-    return TrunkResult("checkpoint", 7, {"wide": layer}, {}, {"wide": samples.vector(rng, 16)}, None, word_bits=16)
-
-
-def _large_layer(rng):
-    """Codes that are nearly all the same and repeat in a period that no whole bytes have, so that gaps take fewer bytes than fields."""
-    period = np.where(rng.random(509) < 0.97, 1, rng.choice([0, 2, 3], 509)).astype(np.uint8)
-    codes = np.resize(period, 16 * 1024)
-    return {"wide": replace(samples.own_layer(rng, np.full((16, 1024), OWN), 2), codes=codes)}
-
-
-def _revision(rng, name, parent, layers, rows, memory) -> TaskResult:
-    return TaskResult(
-        name=name,
-        parent=parent,
-        isolation="none",
-        strategy="sample",
-        classes=(4, 2, 9),
-        unit_masks={},
-        layers=layers,
-        norms={},
-        biases={"wide": samples.vector(rng, 16)},
-        head=HeadState(rng.integers(-7, 8, (3, 16)).astype(np.int8), samples.vector(rng, 3), samples.vector(rng, 3)),
-        ranges={},
-        validation={"accuracy": 0.5},
-        revision=Revision(rows=rows, task_known=len(rows) == 1, memory=memory),
-    )
+    return edge_store.edge_graph() if store == "edges" else samples.make_graph(WIDTH)
 
 
 def _first(rng, store):
