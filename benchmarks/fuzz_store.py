@@ -6,7 +6,7 @@ on a seed, which together hold every encoding and every form of masks (`mixed_st
 may refuse with an error that names the file or section, or (hashes computed again) read another valid model; all else is a failure. Then KILLS
 writers are killed inside commits and retirements. Prints a table, writes it as JSON, and ends with 1 when anything failed.
 
-Cases and checks are those of tests/store/store_fuzz.py and store_kills.py.
+Cases and checks are those of tests/store: store_damage.py, store_fuzz.py, fuzz_subjects.py and store_kills.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ TESTS = Path(__file__).resolve().parents[1] / "tests" / "store"
 sys.path.insert(0, str(TESTS))
 
 import mixed_store  # noqa: E402 - the tests' own folder, not a package
-from store_fuzz import KINDS, Case, Findings, Subject, examine, image_subject, store_subject  # noqa: E402
+from fuzz_subjects import image_subject, store_subject  # noqa: E402
+from store_damage import KINDS, Case  # noqa: E402
+from store_fuzz import Findings, Subject, examine  # noqa: E402
 from store_kills import kill_rounds  # noqa: E402
 
 from tsn_toolkit.pipeline.summary import versions  # noqa: E402

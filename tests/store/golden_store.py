@@ -1,27 +1,31 @@
 """Makes the stores that lie in `golden/`: python tests/store/golden_store.py FOLDER.
 
 They are written once for a schema version and then only read: every later version must decode them, and the writer of this version must give their
-bytes again for what they decode to. Together they hold every encoding, every layout of masks, every form of codes but the one for large runs.
+bytes again for what they decode to. Together they hold every encoding, every layout of masks, every form of codes. Beside them lie packed files of
+`PACKED_STORES`, which every later version must give back byte for byte.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import edge_store
 import numpy as np
 import store_samples as samples
 from store_samples import OWN, PRUNED, REFINE, REUSE
 
-from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, LayerPlanes, NormState, TaskResult, TrunkResult
+from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, LayerPlanes, ModelGraph, NormState, TaskResult, TrunkResult
 from tsn_toolkit.numerics.vectors import round_vector
+from tsn_toolkit.store.packing import pack_store
 from tsn_toolkit.store.store import Store
 
 WIDTH = 3
 FOLDER = Path(__file__).parent / "golden"
+PACKED_STORES = ("checkpoint", "seed")
 
 
 def write_golden(folder: Path) -> None:
-    """Writes both stores."""
+    """Writes all stores and packed files."""
     rng = np.random.default_rng(11)
     graph = samples.make_graph(WIDTH)
     seed = Store.create(folder / "seed", trunk=samples.SEED_TRUNK, graph=graph, recipe=samples.RECIPE)
@@ -31,6 +35,14 @@ def write_golden(folder: Path) -> None:
     seed.commit(_beside(rng, seed), samples.RECIPE)
     trained = Store.create(folder / "checkpoint", trunk=_trunk(rng, graph), graph=graph, recipe={})
     trained.commit(_owning(rng, trained), {})
+    edge_store.make_edge_store(folder / "edges")
+    for name in PACKED_STORES:
+        pack_store(Store.open(folder / name), folder / f"{name}.tsn")
+
+
+def graph_of(store: str) -> ModelGraph:
+    """The graph that a store was made for."""
+    return edge_store.edge_graph() if store == "edges" else samples.make_graph(WIDTH)
 
 
 def _first(rng, store):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import store_samples
+from edge_store import make_edge_store
 
 from tsn_toolkit.contracts import (
     ActivationRange,
@@ -140,16 +141,20 @@ def make_formed_store(path: Path) -> Store:
     return store
 
 
+EDGES = "edges"
 SMALL_STORES = ("abc", "def", "first near same", "first near blocks", "first near choices", "first half", "few coded", "first near refined plane")
-SMALL_STORES += ("first beside",)
-"""Tasks of each small store: together every task, encoding and layout of the two large ones, every lineage with all its ancestors."""
+SMALL_STORES += ("first beside", EDGES)
+"""Tasks of each small store: together every task, encoding and layout of the large ones, every lineage with all its ancestors."""
 
 
 def make_small_stores(folder: Path) -> dict[str, Store]:
-    """The two stores above in pieces: reading one takes a fraction of the time, and each still has all that its tasks inherit."""
+    """The two stores above in pieces, and `edge_store.py`'s: reading one takes a fraction of the time, and each has all that its tasks inherit."""
     stores = {}
     for names in SMALL_STORES:
         path = folder / names.replace(" ", "-")
+        if names == EDGES:
+            stores[path.name] = make_edge_store(path)
+            continue
         if " " not in names:
             stores[path.name] = make_mixed_store(path, tasks=names)
             continue

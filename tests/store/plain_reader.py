@@ -3,188 +3,12 @@
 import json
 import struct
 from itertools import product
+from math import prod
 from pathlib import Path
 
-from test_format_document import bits_model, chances, packed, read, table_model
+from plain_reader_blobs import OWN, PRUNED, REFINE, REUSE, codebook, codes, mask, read_part, vector
 
-PRUNED, REUSE, OWN, REFINE = range(4)
-BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges")
-
-
-class Blob:
-    def __init__(self, data):
-        self.data, self.at = data, 0
-
-    def take(self, size):
-        assert self.at + size <= len(self.data)
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def byte(self):
-        return self.take(1)[0]
-
-    def varint(self):
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    def packed(self, width, count):
-        return packed(self.take((width * count + 7) // 8), width, count)
-
-
-class Words:
-    """ANS words, decoded one symbol at a time."""
-
-    def __init__(self, data):
-        self.words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
-        self.state = 0
-        while self.state < 1 << 32 and self.words:
-            self.state = self.state << 32 | self.words.pop()
-
-    def symbol(self, starts):
-        r = self.state % (1 << 24)
-        k = next(k for k in range(len(starts) - 1) if starts[k] <= r < starts[k + 1])
-        self.state = (self.state >> 24) * (starts[k + 1] - starts[k]) + r - starts[k]
-        if self.state < 1 << 32 and self.words:
-            self.state = self.state << 32 | self.words.pop()
-        return k
-
-    def bits(self, f, count):
-        if f in (0, 1 << 15):
-            return [int(f > 0)] * count
-        found = []
-        while len(found) < count:
-            j = min(8, count - len(found))
-            symbol = self.symbol(bits_model(f, j))
-            found += [symbol >> i & 1 for i in range(j)]
-        return found
-
-    def finish(self):
-        assert self.state == 0 and not self.words
-
-
-def read_part(path):
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    metadata = json.loads(header["__metadata__"]["tsn"])
-    assert metadata["schema"] == 1 and list(header) == ["__metadata__", "blobs"]
-    blobs, at = {}, 8 + size
-    for name, length in zip(BLOBS, metadata["blobs"], strict=True):
-        blobs[name] = Blob(data[at : at + length])
-        at += length
-    assert at == len(data)
-    return metadata, blobs
-
-
-def vector(blob, count, precision):
-    data = blob.take(1 + 2 * count if precision == "half" else 4 + count)
-    return read(precision, [], count, data)
-
-
-def codes(blob, count, width):
-    if not count:
-        return []
-    form = blob.byte()
-    if form == 0:
-        return blob.packed(width, count)
-    if form == 1:
-        table = [int.from_bytes(blob.take(2), "little") for _ in range((1 << width) - 1)]
-        table.append((1 << 15) - sum(table))
-    else:
-        assert form == 2
-        counts = list(blob.take(1 << width))
-        table = [max(1, (c << 15) // sum(counts)) if c else 0 for c in counts]
-        table[counts.index(max(counts))] += (1 << 15) - sum(table)
-    words = Words(blob.take(blob.varint()))
-    possible = [symbol for symbol, f in enumerate(table) if f]
-    found = [possible[words.symbol(table_model(table))] if len(possible) > 1 else possible[0] for _ in range(count)]
-    words.finish()
-    return found
-
-
-def codebook(blob, width):
-    if width <= 5:
-        return read("codebook", [width], 1 << width, blob.take(1 << width)) if width else []
-    return read("codebook", [width], 1 << width, blob.take((254 + (1 << width) + 7) // 8))
-
-
-def runs(words, blob, contexts, known):
-    """Bits by context: {place: bit}. `contexts` is {place: number} in the order of the slots."""
-    found = {}
-    for number in sorted(set(contexts.values())):
-        places = [place for place, other in contexts.items() if other == number]
-        if number not in known:
-            known[number] = chances()[blob.byte()]
-        found.update(zip(places, words.bits(known[number], len(places)), strict=True))
-    return found
-
-
-def mask(blob, rows, refines):
-    """States of the kept slots; `rows` are lists of (present, uses of ancestors, nearest first)."""
-    slots = [slot for row in rows for slot in row]
-    head = blob.byte()
-    layout, marks, depth = head & 7, head >> 3 & 1, head >> 4 & 7
-    state_depth = blob.byte() if head & 0x80 else 0
-    sizes = [blob.varint() for _ in range({4: 1, 5: 2}.get(layout, 0))]
-    marked = [0] * len(slots)
-    if layout == 1:
-        marked = blob.packed(1, len(slots))
-    if layout == 2:
-        count, width = blob.varint(), (len(slots) - 1).bit_length()
-        low = blob.packed(min(width, 16), count)
-        high = blob.packed(max(width - 16, 0), count)
-        for a, b in zip(low, high, strict=True):
-            marked[a | b << 16] = 1
-    words = Words(blob.take(4 * blob.varint()))
-
-    def context(slot, d):
-        present, uses = slots[slot]
-        return present + 2 * sum(use << d - 1 - i for i, use in enumerate(uses[:d]))
-
-    starts = [0]
-    for row in rows:
-        starts.append(starts[-1] + len(row))
-    if layout == 0:
-        found = runs(words, blob, {slot: context(slot, depth) for slot in range(len(slots))}, {})
-        marked = [found[slot] for slot in range(len(slots))]
-    if layout == 3:
-        marked = [int(bool(uses) and uses[0]) for _, uses in slots]
-    if layout == 4:
-        blocks = [range(first, min(first + sizes[0], end)) for start, end in zip(starts, starts[1:]) for first in range(start, end, sizes[0])]
-        found = runs(words, blob, {block[0]: context(block[0], depth) for block in blocks}, {})
-        for block in blocks:
-            for slot in block:
-                marked[slot] = found[block[0]]
-    if layout == 5:
-        n, m = sizes
-        groups = [range(first, min(first + m, end)) for start, end in zip(starts, starts[1:]) for first in range(start, end, m)]
-        left, known = [min(n, len(group)) for group in groups], {}
-        for step in range(m):
-            open_slots = {}
-            for g, group in enumerate(groups):
-                if step < len(group):
-                    slots_left = len(group) - step
-                    marked[group[step]] = int(left[g] == slots_left)
-                    if 0 < left[g] < slots_left:
-                        open_slots[group[step]] = ((slots_left * (n + 1) + left[g]) << depth + 1) + context(group[step], depth)
-            for slot, bit in runs(words, blob, open_slots, known).items():
-                marked[slot] = bit
-            left = [count - (marked[group[step]] if step < len(group) else 0) for count, group in zip(left, groups)]
-    states = [OWN if bit else PRUNED for bit in marked]
-    second = {i: context(i, state_depth) for i, (present, _) in enumerate(slots) if present and marked[i] == (marks == 0)}
-    for slot, bit in runs(words, blob, second, {}).items():
-        states[slot] = REUSE if bit else states[slot]
-    if refines:
-        third = {i: context(i, state_depth) for i, (present, _) in enumerate(slots) if present and states[i] == OWN}
-        for slot, bit in runs(words, blob, third, {}).items():
-            states[slot] = REFINE if bit else OWN
-    words.finish()
-    return states
+MEMORY = {"uint8": "B", "int64": "q", "float16": "e", "float32": "f"}
 
 
 def units_of(value, size):
@@ -196,18 +20,25 @@ def units_of(value, size):
 
 
 class PlainStore:
-    """A store read whole. `q[task][layer]` and `scale[task][layer]` are lists in C order."""
+    """A store read whole. `q[task][layer]` and `scales[task][layer]` are lists in C order, `revisions[task]` is what its metadata say of it."""
 
     def __init__(self, folder):
-        folder = Path(folder)
-        manifest = json.loads((folder / "manifest.json").read_text())
+        self.read(lambda path: (Path(folder) / path).read_bytes())
+
+    def read(self, file):
+        """Reads every part; `file` gives the bytes of a path."""
+        manifest = json.loads(file("manifest.json"))
         self.record = None
         self.view, self.present, self.uses, self.scales = {}, {}, {}, {}
-        self.q, self.norms, self.biases, self.heads, self.names = {}, {}, {}, {}, {}
+        self.q, self.norms, self.biases, self.heads, self.ranges, self.names, self.revisions, self.memory = {}, {}, {}, {}, {}, {}, {}, {}
         for entry in (manifest["trunk"], *manifest["tasks"]):
-            metadata, blobs = read_part(folder / entry["path"])
+            metadata, blobs = read_part(file(entry["path"]))
             self.record = self.record or metadata["architecture"]
             self._read(metadata, blobs)
+
+    def take_codes(self, owner, layer, slots, width, blob):
+        """The next codes of a layer, one for each of these slots."""
+        return codes(blob, len(slots), width)
 
     def _dead(self, masks, parameter, dim, length):
         dead = [False] * length
@@ -238,8 +69,8 @@ class PlainStore:
         kinds = list(blobs["layers"].take(len(blobs["layers"].data))) or [None] * len(self.record["layers"])
         for (layer, shape), kind in zip(self.record["layers"], kinds, strict=True):
             self._read_layer(name, parent, layer, shape, kind, masks, blobs, precision)
-        inherited = self.names.get(parent, {"norms": self.record["norms"], "biases": self.record["biases"]})
-        self.names[name] = {key: metadata.get(key, inherited[key]) for key in ("norms", "biases")}
+        inherited = self.names.get(parent, {"norms": self.record["norms"], "biases": self.record["biases"], "ranges": []})
+        self.names[name] = {key: metadata.get(key, value) for key, value in inherited.items()}
         for key, found in (("norms", self.norms), ("biases", self.biases)):
             found[name] = {}
             for module, length in self.names[name][key]:
@@ -253,7 +84,13 @@ class PlainStore:
             stored = [code - (1 << width - 1) for code in codes(blobs["head"], classes * dead.count(False), width)]
             rows = [self._spread(stored[row * dead.count(False) :], dead) for row in range(classes)]
             self.heads[name] = rows, vector(blobs["head"], classes, precision), vector(blobs["head"], classes, precision)
-        assert all(blob.at == len(blob.data) for key, blob in blobs.items() if key != "ranges")
+        self.ranges[name] = {key: struct.unpack("<fh?", blobs["ranges"].take(7)) for key in self.names[name]["ranges"]}
+        self.revisions[name] = metadata.get("revision")
+        self.memory[name] = {
+            key: list(struct.unpack(f"<{prod(shape)}{MEMORY[kind]}", blobs["memory"].take(struct.calcsize(f"<{prod(shape)}{MEMORY[kind]}"))))
+            for key, kind, shape in (metadata["revision"]["memory"] if "revision" in metadata else [])
+        }
+        assert all(blob.at == len(blob.data) for blob in blobs.values())
 
     def _read_layer(self, name, parent, layer, shape, kind, masks, blobs, precision):
         places = list(product(*(range(length) for length in shape)))
@@ -274,7 +111,7 @@ class PlainStore:
         else:
             width, refine = (1, 0) if kind == 254 else (kind & 15, kind >> 4)
             if kind == 254:
-                signs = codes(blobs["values"], len(kept), 1)
+                signs = self.take_codes(name, layer, kept, 1, blobs["values"])
                 gain = self._spread(struct.unpack(f"<{sum(outputs)}b", blobs["codebooks"].take(sum(outputs))), dead[0])
                 for i, sign in zip(kept, signs, strict=True):
                     states[i] = REFINE
@@ -287,7 +124,8 @@ class PlainStore:
                 else:
                     states = [OWN] * size
                 own, residual = ([i for i in kept if states[i] == state] for state in (OWN, REFINE))
-                found = codes(blobs["values"], len(own), width), codes(blobs["values"], len(residual), refine)
+                found = [self.take_codes(name, layer, own, width, blobs["values"])]
+                found.append(self.take_codes(name, layer, residual, refine, blobs["values"]) if refine else [])
                 books = codebook(blobs["codebooks"], width), codebook(blobs["codebooks"], refine)
                 for i, code in zip(own, found[0], strict=True):
                     view[i] = books[0][code]

@@ -1,20 +1,30 @@
-"""Kills a process at random instants of its commits and retirements, and checks what it leaves."""
+"""Kills a process at random instants while it writes commits and retirements, and checks what it leaves.
+
+The clock starts when the bytes of a commit are encoded, or when a retirement begins, and a kill falls somewhere in the time that such a write takes.
+"""
 
 import multiprocessing
 import os
 import random
 import signal
+import statistics
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import mixed_store
 
+from tsn_toolkit.store import store as store_module
+from tsn_toolkit.store.prepare import Prepared
 from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
 
 ACTIONS = [("commit", "x"), ("commit", "y"), ("retire", "x"), ("commit", "z"), ("retire", "z"), ("retire", "y")] * 50
+WRITING = "writing"
+LONGEST = 1.1
+"""Latest instant of a kill, in median times of a write."""
 
 
 def kill_rounds(folder: Path, rounds: int, *, seed: int = 0) -> Counter[str]:
@@ -37,6 +47,7 @@ def kill_rounds(folder: Path, rounds: int, *, seed: int = 0) -> Counter[str]:
     hashes = _hashes(folder)
     draw = random.Random(seed)
     counts: Counter[str] = Counter()
+    seconds: list[float] = []
     context = multiprocessing.get_context("fork")
     for _ in range(rounds):
         receive, send = context.Pipe(duplex=False)
@@ -44,10 +55,10 @@ def kill_rounds(folder: Path, rounds: int, *, seed: int = 0) -> Counter[str]:
         child.start()
         send.close()
         assert receive.recv() == "ready"
-        skipped = draw.randrange(4)
-        for _ in range(skipped):
-            receive.recv()
-        time.sleep(draw.uniform(0, 0.03))
+        skipped = draw.randint(1, 6)
+        seconds += [_write_seconds(receive) for _ in range(skipped)]
+        assert receive.recv() == WRITING
+        time.sleep(draw.uniform(0, LONGEST * statistics.median(seconds)))
         os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
         done = skipped + _drain(receive)
@@ -66,22 +77,38 @@ def kill_rounds(folder: Path, rounds: int, *, seed: int = 0) -> Counter[str]:
 def _act(folder: Path, send: Connection) -> None:
     store = Store.open(folder)
     results = {name: mixed_store.mixed_task(store, name, parent="c") for _, name in ACTIONS[:6]}
+    prepare = store_module.prepare
+
+    def prepare_and_say_so(*arguments: Any) -> Prepared:
+        prepared = prepare(*arguments)
+        send.send(WRITING)
+        return prepared
+
+    store_module.prepare = prepare_and_say_so  # in this process alone
     send.send("ready")
     for action, name in ACTIONS:
         if action == "commit":
             Store.open(folder).commit(results[name], {})
         else:
+            send.send(WRITING)
             retire_task(folder, name)
         send.send(name)
     time.sleep(60)
+
+
+def _write_seconds(receive: Connection) -> float:
+    """Waits for one whole action: how long its writing took."""
+    assert receive.recv() == WRITING
+    start = time.monotonic()
+    assert receive.recv() != WRITING
+    return time.monotonic() - start
 
 
 def _drain(receive: Connection) -> int:
     done = 0
     try:
         while True:
-            receive.recv()
-            done += 1
+            done += receive.recv() != WRITING
     except EOFError:
         return done
 

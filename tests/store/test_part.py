@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.part import BLOBS, BlobReader, PartError, bytes_source, file_source, open_part, read_part, write_part
 
 METADATA = {"name": 'a "quoted" \\ näme', "numbers": [1, 2.5, None], "deep": {"b": 1, "a": {}}}
@@ -57,6 +58,7 @@ DATA = write_part(METADATA, CONTENT)
 BAD = {
     "does not fit into its 4 bytes": DATA[:4],
     "does not fit into its": (1 << 40).to_bytes(8, "little") + DATA[8:],
+    "or is longer than 16777216": (1 + (1 << 24)).to_bytes(8, "little") + bytes(1 + (1 << 24)),
     "not a readable part": with_header(DATA, b"{" + header_of(DATA)),
     "not canonical JSON": with_header(DATA, header_of(DATA).replace(b'{\\"blobs', b'{ \\"blobs')),
     "schema version is not 1": with_header(DATA, header_of(DATA).replace(b'schema\\":1', b'schema\\":2')),
@@ -71,6 +73,13 @@ BAD = {
 def test_refuses(message):
     with pytest.raises(PartError, match=message):
         read_part(BAD[message])
+
+
+def test_metadata_that_no_reader_takes_are_not_written():
+    recipe = {"note": "x" * ((1 << 24) - 1000)}
+    assert read_part(write_part({"name": "t", "recipe": recipe}, {}))[0]["recipe"] == recipe
+    with pytest.raises(StoreError, match="part `t`: its metadata take 167.* bytes of 16777216. Shorten its recipe or plan"):
+        write_part({"name": "t", "recipe": {"note": recipe["note"] + "x" * 1000}}, {})
 
 
 def test_a_blob_gives_no_more_than_it_has():

@@ -12,6 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from tsn_toolkit.errors import StoreError
+
 METADATA_KEY = "tsn"
 TENSOR = "blobs"
 SCHEMA_VERSION = 1
@@ -21,6 +23,9 @@ BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", 
 
 MEMORY = "memory"
 """A last blob, only in the parts of revisions whose method keeps something for the next task."""
+
+MAX_HEADER_BYTES = 1 << 24
+"""Longest header: JSON takes many times its own bytes in memory."""
 
 _LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
@@ -45,10 +50,16 @@ def canonical_json(value: object) -> str:
 
 
 def write_part(metadata: Mapping[str, Any], blobs: Mapping[str, bytes]) -> bytes:
-    """The file's bytes: the same for the same arguments."""
+    """The file's bytes: the same for the same arguments.
+
+    Raises:
+        StoreError: the metadata are too long.
+    """
     fields = [blobs.get(name, b"") for name in (*BLOBS, *([MEMORY] if blobs.get(MEMORY) else []))]
     text = canonical_json({**metadata, "schema": SCHEMA_VERSION, "blobs": [len(field) for field in fields]})
     header = _header(text, sum(map(len, fields)))
+    if len(header) > MAX_HEADER_BYTES:
+        raise StoreError(f"part `{metadata.get('name')}`: its metadata take {len(header)} bytes of {MAX_HEADER_BYTES}. Shorten its recipe or plan.")
     return b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *fields])
 
 
@@ -90,8 +101,8 @@ def open_part(source: Source, size_bytes: int) -> Part:
         PartError: not a safetensors file, or not one of ours.
     """
     length = int.from_bytes(source(0, _LENGTH_BYTES), "little")
-    if not 0 < length <= size_bytes - _LENGTH_BYTES:
-        raise PartError(f"its header of {length} bytes does not fit into its {size_bytes} bytes")
+    if not 0 < length <= min(size_bytes - _LENGTH_BYTES, MAX_HEADER_BYTES):
+        raise PartError(f"its header of {length} bytes does not fit into its {size_bytes} bytes, or is longer than {MAX_HEADER_BYTES}")
     header = source(_LENGTH_BYTES, length)
     try:
         text = json.loads(header)["__metadata__"][METADATA_KEY]
