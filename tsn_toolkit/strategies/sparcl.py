@@ -15,7 +15,7 @@ not to, because validation accuracy on permuted MNIST did not gain from it.
 
 Deviations: the gradient in the importance is that of the last step's whole loss, before the optimizer moved; a slot whose stored integer is 0 counts
 as masked at the start of the next task; layers are all but the first and the head, where the public code takes the 3x3 convolutions of a ResNet;
-replay as in `er`, `der`, `derpp`. Defaults are those of the public code for sparsity 0.75, epochs as shares of its 50. Isolation `none`. Whole units
+forgettings of examples add up over the whole task; replay as in `er`, `der`, `derpp`. Defaults are those of the public code for sparsity 0.75, epochs as shares of its 50. Isolation `none`. Whole units
 are no part of the publication.
 """
 
@@ -115,8 +115,10 @@ class _Training:
     def __init__(self, context: TaskContext, config: Config, replay: Replay, *, size: int):
         self._context, self._config, self._replay = context, config, replay
         self._generator, self._done = context.generator(), 0
-        every = context.epochs_of(STRETCH)
-        self._removal = DataRemoval(size, fraction=config.remove, stages=STAGES, every=every) if config.remove else None
+        self._removal: DataRemoval | None = None
+        if config.remove:
+            generator = torch.Generator().manual_seed(context.seed + 3)
+            self._removal = DataRemoval(size, fraction=config.remove, stages=STAGES, every=context.epochs_of(STRETCH), generator=generator)
         self.flops = 0.0
 
     def on_fewer_units(self, network: SharedNetwork) -> SharedNetwork:
