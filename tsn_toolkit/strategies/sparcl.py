@@ -15,8 +15,8 @@ not to, because validation accuracy on permuted MNIST did not gain from it.
 
 Deviations: the gradient in the importance is that of the last step's whole loss, before the optimizer moved; a slot whose stored integer is 0 counts
 as masked at the start of the next task; layers are all but the first and the head, where the public code takes the 3x3 convolutions of a ResNet;
-forgettings of examples add up over the whole task; replay as in `er`, `der`, `derpp`. Defaults are those of the public code for sparsity 0.75, epochs as shares of its 50. Isolation `none`. Whole units
-are no part of the publication.
+forgettings of examples add up over the whole task; replay as in `er`, `der`, `derpp`. Defaults are those of the public code for sparsity 0.75, epochs
+as shares of its 50. Isolation `none`. Whole units are no part of the publication.
 """
 
 from __future__ import annotations
