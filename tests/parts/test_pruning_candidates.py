@@ -27,8 +27,8 @@ def test_what_grew_since_the_task_began_and_what_went_are_no_candidates():
 
 
 def test_a_layer_of_zeros_has_no_candidates():
-    weights = {"a": torch.zeros(3), "b": torch.ones(2)}
-    step = PruningCandidates(weights, fraction=1.0, saliency=product(weights)).direction({"a": torch.ones(3), "b": torch.ones(2)}, examples=1, rho=1.0)
+    weights, gradients = {"a": torch.zeros(3), "b": torch.ones(2)}, {"a": torch.ones(3), "b": torch.ones(2)}
+    step = PruningCandidates(weights, fraction=1.0, saliency=product(weights)).direction(gradients, examples=1, rho=1.0)
     assert not step["a"].any() and step["b"].all()
     none = PruningCandidates({"a": torch.zeros(3)}, fraction=1.0, saliency=product(weights)).direction({"a": torch.ones(3)}, examples=1, rho=1.0)
     assert not none["a"].any()

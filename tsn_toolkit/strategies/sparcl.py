@@ -186,13 +186,20 @@ class _Sparse:
         if self.mask is not None and epoch % self._every == 0:
             self.mask.update_(epoch / self._epochs)
             self.cost.add_operations(self.mask.update_operations())
+            if self._gradients is not None:
+                self.cost.add_operations(self._gradients.keep_within_(self.mask.masks))
 
     def before_step(self, step: int) -> None:
+        masks, densities = (self.mask.masks, self.mask.densities) if self.mask is not None else ({}, {})
+        gradients: Mapping[str, float] = {}
         if self._gradients is not None:
-            self._gradients.apply_(step, self.mask.masks if self.mask is not None else {})
+            self._gradients.apply_(step, masks)
             self.cost.add_operations(self._gradients.operations(step))
-        densities = self.mask.densities if self.mask is not None else {}
-        self.cost.add_step(self._examples, densities, self._gradients.densities if self._gradients is not None else {})
+            gradients = self._gradients.computed(step)
+        elif self.mask is not None:
+            self.mask.apply_to_gradients_()
+            self.cost.add_operations(self.mask.apply_operations())
+        self.cost.add_step(self._examples, densities, gradients)
 
     def after_step(self, _: int) -> None:
         if self.mask is not None:
