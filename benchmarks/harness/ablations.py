@@ -29,8 +29,7 @@ def ablations(benchmark: str, lines: Lines) -> list[str]:
     return sections
 
 
-_ESACL_CHOICES = {"esacl-plain": ("", ""), "esacl-sdp": ("on", ""), "esacl": ("on", "on")}
-"""Selection of examples is a part of the sharpness-aware step, so that there is none without SDP."""
+_ESACL_CHOICES = {"esacl-plain": ("", ""), "esacl-sdp": ("on", ""), "esacl-ids": ("", "on"), "esacl": ("on", "on")}
 
 
 def _sparcl_choices() -> dict[str, tuple[str, ...]]:

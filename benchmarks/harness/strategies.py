@@ -77,10 +77,11 @@ def _shared_network() -> Iterator[Variant]:
 
 
 def _esacl() -> Iterator[Variant]:
-    """With sharpness-aware steps and pruning (SDP) and selection of examples (IDS); the selection lives inside these steps."""
+    """With and without sharpness-aware steps and pruning (SDP) and selection of examples (IDS)."""
     for name, what, options in (
         ("esacl", "SDP and IDS", {"sdp": "true", "ids": "true"}),
         ("esacl-sdp", "SDP, whole batches", {"sdp": "true", "ids": "false"}),
+        ("esacl-ids", "IDS, plain steps, pruned by magnitude", {"sdp": "false", "ids": "true"}),
         ("esacl-plain", "plain steps, pruned by magnitude", {"sdp": "false", "ids": "false"}),
     ):
         yield Variant(name, f"one network, 75 % of the inner layers pruned: {what}", _strategy("esacl", **options), "esacl")

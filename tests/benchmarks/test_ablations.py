@@ -36,4 +36,4 @@ def test_every_choice_is_a_variant(make_line):
     everything = {name: [make_line(name, training_flops=1.0)] for name in names}
     tables = "\n".join(ablations("permuted_mnist", everything))
     assert tables.count("| `sparcl-er") == 8
-    assert tables.count("| `esacl") == 3
+    assert tables.count("| `esacl") == 4

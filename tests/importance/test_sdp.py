@@ -19,6 +19,16 @@ def test_the_direction_moves_only_what_would_be_pruned():
     torch.testing.assert_close(step["b"], torch.tensor([1.0, 0.0]) * 0.3 / 5**0.5)
 
 
+def test_weights_that_are_pruned_already_are_no_candidates():
+    """Three of seven are left, |g w| = 3, 0.2, 8: two are candidates; |g w| = 0 of the others says nothing."""
+    weights = {"a": torch.tensor([3.0, 0.1, 0.0, 0.0]), "b": torch.tensor([0.0, -4.0, 0.0])}
+    gradients = {"a": torch.tensor([1.0, 2.0, 50.0, 50.0]), "b": torch.tensor([50.0, -2.0, 50.0])}
+    step = sdp.pruning_direction(weights, gradients, candidates=2 / 3, rho=0.3)
+    torch.testing.assert_close(step["a"], torch.tensor([1.0, 2.0, 0.0, 0.0]) * 0.3 / 5**0.5)
+    assert not step["b"].any()
+    assert not sdp.pruning_direction({"a": torch.zeros(3)}, {"a": torch.ones(3)}, candidates=0.5, rho=0.1)["a"].any()
+
+
 def test_no_gradient_is_no_step():
     step = sdp.pruning_direction({"a": torch.ones(3)}, {"a": torch.zeros(3)}, candidates=1.0, rho=0.1)
     assert (step["a"] == 0).all()

@@ -52,3 +52,21 @@ def test_the_fraction_may_be_of_more_slots_than_are_left():
     weight.grad = torch.tensor([8.0, 7.0, 1.0, 2.0])
     GradientMask({"w": weight}, keep=0.25, refresh_every=1, slots={"w": 40}).apply_(0, {})
     assert weight.grad.tolist() == [8, 7, 1, 2], "no more than there are"
+
+
+def test_a_step_that_finds_a_pattern_computes_all_gradients():
+    weight = weight_with(torch.tensor([8.0, 7.0, 1.0, 2.0]))
+    mask = GradientMask({"w": weight}, keep=0.25, refresh_every=2)
+    mask.apply_(0, {})
+    assert [mask.computed(step) for step in (0, 1, 2)] == [{}, {"w": 0.25}, {}]
+
+
+def test_what_is_masked_later_leaves_the_pattern():
+    weight = weight_with(torch.tensor([8.0, 7.0, 1.0, 2.0]))
+    mask, active = GradientMask({"w": weight}, keep=0.5, refresh_every=9), {"w": torch.tensor([False, True, True, True])}
+    assert mask.keep_within_(active) == 0, "no pattern yet"
+    mask.apply_(0, {})
+    assert mask.keep_within_(active) == 4 and mask.densities == {"w": 0.25}
+    weight.grad = torch.tensor([8.0, 7.0, 1.0, 2.0])
+    mask.apply_(1, active)
+    assert weight.grad.tolist() == [0, 7, 0, 0]

@@ -18,7 +18,7 @@ from tsn_toolkit.trainer.loop import evaluate
 
 STRATEGIES = [name for name in registry.names("tsn_toolkit.strategies") if registry.load("tsn_toolkit.strategies", name).ISOLATION == "none"]
 STRATEGIES += ["sparcl:unit"]
-SPARSE = {"sparsity": 0.5, "keep_gradients": 0.5}
+SPARSE = {"sparsity": 0.5, "keep_gradients": 0.5, "remove": 0.1}
 OPTIONS = {"sparcl": SPARSE, "sparcl:unit": {**SPARSE, "granularity": "unit"}}
 """Of variants, and of strategies whose defaults learn too slowly for the fifteen steps of a test."""
 KINDS = {"first": (0, 1, 2), "second": (5, 3, 4)}

@@ -44,30 +44,80 @@ def test_masks_are_the_largest_saliencies_of_the_trained_network(store, sharp, m
         np.testing.assert_array_equal(codes.states != 0, expected.numpy())
 
 
-def test_without_sparsity_and_sharpness_it_is_ewc(store):
-    plain, ours = samples.learn("ewc", samples.make_context(store, samples.make_data(), epochs=2)), learn(store, sdp=False, sparsity=0.0)
+def test_without_sparsity_and_its_parts_it_is_ewc(store):
+    plain, ours = samples.learn("ewc", samples.make_context(store, samples.make_data(), epochs=2)), learn(store, sdp=False, ids=False, sparsity=0.0)
     for name, codes in plain.layers.items():
         np.testing.assert_array_equal(codes.codes, ours.layers[name].codes)
     for name, array in plain.revision.memory.items():
         np.testing.assert_array_equal(array, ours.revision.memory[name])
 
 
-def test_each_switch_reaches_the_step(store, monkeypatch):
-    seen = []
-    real = esacl.sharpness_gradients
+def watched(monkeypatch):
+    """What the step is given, call by call."""
+    seen, real = [], esacl.sharpness_gradients
 
     def watch(x, y, **parts):
-        seen.append({key: parts[key] for key in ("rho", "candidates", "examples")} | {"held": parts["penalty"] is not None})
+        fraction = parts["candidates"]._fraction
+        seen.append({key: parts[key] for key in ("rho", "examples", "sharp")} | {"candidates": fraction, "held": parts["penalty"] is not None})
         return real(x, y, **parts)
 
     monkeypatch.setattr(esacl, "sharpness_gradients", watch)
+    return seen
+
+
+def test_each_switch_reaches_the_step(store, monkeypatch):
+    seen = watched(monkeypatch)
     learn(store, rho=0.1, candidates=0.3, examples=0.25)
-    assert seen[0] == {"rho": 0.1, "candidates": 0.3, "examples": 0.25, "held": False} and len(seen) == 10
+    assert seen[0] == {"rho": 0.1, "candidates": 0.3, "examples": 0.25, "sharp": True, "held": False} and len(seen) == 10
     learn(store, ids=False, examples=0.25)
-    assert seen[-1]["examples"] == 1.0
+    assert seen[-1]["examples"] == 1.0 and seen[-1]["sharp"]
+    learn(store, sdp=False, examples=0.25)
+    assert seen[-1]["examples"] == 0.25 and not seen[-1]["sharp"]
     count = len(seen)
-    learn(store, sdp=False)
-    assert len(seen) == count, "plain steps"
+    learn(store, sdp=False, ids=False)
+    assert len(seen) == count == 30, "plain steps"
+
+
+@pytest.fixture(scope="module")
+def sparse_store(tmp_path_factory):
+    """One task, three quarters of whose weights are 0."""
+    own = Store.create(tmp_path_factory.mktemp("sparse") / "own", trunk=samples.trunk("seed"), graph=samples.graph(), recipe={})
+    own.commit(learn(own), {})
+    return own
+
+
+def second(own, **options):
+    context = samples.make_context(own, samples.make_data("second", (5, 3, 4)), parent="first", revision=own.revision("first"), epochs=1)
+    return samples.learn("esacl", context, **options)
+
+
+@pytest.mark.parametrize("sharp", [True, False])
+def test_the_direction_of_a_later_task_lies_in_weights_that_are_left(sparse_store, monkeypatch, sharp):
+    """All of it: what was pruned has nothing to lose; and it is that of the half of them with the least of what the prune ranks by."""
+    start, fisher = sparse_store.dense_weights("first"), sparse_store.revision("first").memory
+    steps, direction = [], esacl.PruningCandidates.direction
+
+    def watch(self, gradients, *, examples, rho):
+        found = direction(self, gradients, examples=examples, rho=rho)
+        steps.append(({name: weight.detach().clone() for name, weight in self.weights.items()}, gradients, examples, found))
+        return found
+
+    monkeypatch.setattr(esacl.PruningCandidates, "direction", watch)
+    second(sparse_store, sdp=sharp, candidates=0.5, rho=0.1)
+    assert len(steps) == 5
+    for weights, gradients, examples, found in steps:
+        assert sum(float(eps.square().sum()) for eps in found.values()) == pytest.approx(0.01, rel=1e-4)
+        for name, eps in found.items():
+            began = torch.from_numpy(start[name] != 0)
+            assert 0.2 < began.double().mean() < 0.26 and not eps[~began].any()
+            size, gradient = weights[name].abs(), gradients[name]
+            if sharp:
+                importance = torch.from_numpy(fisher[f"{name}.weight"]).clamp_max(1 / (0.1 * 0.1))  # over strength and rate
+                own, held = size * gradient.abs() + examples / 2 * (size * gradient) ** 2, importance * size**2
+                size = own / own.mean() + held / held.mean()
+            border = size[began].sort().values[round(0.5 * int(began.sum())) - 1]
+            expected = began & (size <= border * (1 + 1e-5)) & (gradient != 0)
+            assert ((eps != 0) != expected).sum() <= 1, "one may lie on the border"
 
 
 def test_later_tasks_are_held(store, monkeypatch, tmp_path):
@@ -75,13 +125,15 @@ def test_later_tasks_are_held(store, monkeypatch, tmp_path):
     own.commit(learn(own), {})
     context = samples.make_context(own, samples.make_data("second", (5, 3, 4)), parent="first", revision=own.revision("first"), epochs=1)
     loose, held = (samples.learn("esacl", context, strength=strength, sparsity=0.0) for strength in (0.0, 300.0))
-    fisher = own.revision("first").memory["conv3.weight"]
-    start = own.dense_weights("first")["conv3"]
+    fisher, start = own.revision("first").memory, own.dense_weights("first")
 
     def moved(result):
-        codes = result.layers["conv3"]
-        q = codes.codebook[codes.codes].reshape(codes.states.shape) * codes.scale.reshape(-1, 1, 1, 1)
-        return float((fisher * (q - start) ** 2).sum())
+        """By importance, over all layers."""
+        total = 0.0
+        for name, codes in result.layers.items():
+            q = codes.codebook[codes.codes].reshape(codes.states.shape) * codes.scale.reshape(-1, 1, 1, 1)
+            total += float((fisher[f"{name}.weight"] * (q - start[name]) ** 2).sum())
+        return total
 
     assert moved(held) < 0.5 * moved(loose)
 

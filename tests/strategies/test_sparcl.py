@@ -1,5 +1,7 @@
 """`sparcl`: with all parts off it is the replay method to the bit; each part does what it says and saves operations."""
 
+from dataclasses import replace
+
 import learning_samples as samples
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.extract import extract
 from tsn_toolkit.parts.replay_buffer import ReplayBuffer
 from tsn_toolkit.store.store import Store
+from tsn_toolkit.strategies import sparcl
+from tsn_toolkit.trainer import loop
 
 OFF = {"sparsity": 0.0, "keep_gradients": 1.0, "remove": 0.0}
 
@@ -50,17 +54,71 @@ def test_masked_weights_are_zero_in_the_store_too(store):
     assert len(store.encode(result, {})) < len(store.encode(dense, {}))
 
 
+MACS = {layer.name: layer.macs for layer in samples.graph().layers}
+MASKED = {"conv2": 288, "conv3": 576, "conv4": 576}
+"""Weights of the layers that are masked: 4 -> 8 -> 8 -> 8 channels."""
+
+
+def by_hand(weights, gradients):
+    """Operations of a step of 32 examples and two replayed batches of 32, from the numbers of active weights and of computed gradients by layer."""
+    total = 0.0
+    for name, macs in MACS.items():
+        active, computed = (counts.get(name, 1) / MASKED.get(name, 1) for counts in (weights, gradients))
+        passes = active * (1 if name == "conv1" else 2) + computed  # forward, to the inputs, to the weights
+        total += (32 + 2 * 32) * 2 * macs * passes
+    return total
+
+
+WIDE, NARROW = {"conv2": 75, "conv3": 150, "conv4": 150}, {"conv2": 72, "conv3": 144, "conv4": 144}
+"""Active weights at sparsity .74, in the first of two epochs, and at .75, in the second."""
+CHOSEN = {"conv2": 58, "conv3": 115, "conv4": 115}
+"""A fifth of the gradients."""
+ALL = sum(MASKED.values())
+
+
 def test_every_part_saves_operations(store):
-    """Dense: 5 steps of 32 examples and two replayed batches of 32, two epochs, by the layers' own numbers."""
-    macs = {layer.name: layer.macs for layer in samples.graph().layers}
-    macs["head"] = macs["head"] * 6 // 6
-    passes = {name: 2 if name == "conv1" else 3 for name in macs}
-    dense = 2 * 5 * (32 + 2 * 32) * sum(2 * passes[name] * count for name, count in macs.items())
-    counted = second(store, **OFF).validation["training_flops"]
-    assert counted == dense
-    for part in ({"sparsity": 0.75}, {"keep_gradients": 0.2}, {"remove": 0.5, "epochs": 6}):
-        base = counted * part.get("epochs", 2) / 2
-        assert second(store, **{**OFF, **part}).validation["training_flops"] < base
+    """Five steps an epoch. A mask is updated twice (8 operations per weight) and applied to gradients and to weights in every step. A gradient pattern
+    is found in the first step of an epoch (3 per weight), which needs all active gradients, and applied in four others; a new mask is applied to it."""
+    dense = by_hand(MASKED, MASKED)
+    masked = 5 * by_hand(WIDE, WIDE) + 5 * by_hand(NARROW, NARROW) + 2 * 8 * ALL
+    few = 2 * (3 + 4) * ALL
+    expected = {
+        (): 10 * dense,
+        ("sparsity",): masked + 10 * 2 * ALL,
+        ("keep_gradients",): 2 * dense + 8 * by_hand(MASKED, CHOSEN) + few,
+        ("sparsity", "keep_gradients"): (
+            by_hand(WIDE, WIDE) + 4 * by_hand(WIDE, CHOSEN) + by_hand(NARROW, NARROW) + 4 * by_hand(NARROW, CHOSEN)
+            + 2 * 8 * ALL + 10 * ALL + few + ALL
+        ),
+    }
+    parts = {"sparsity": 0.75, "keep_gradients": 0.2}
+    counted = {on: second(store, **{**OFF, **{part: parts[part] for part in on}}, refresh_every=5).validation["training_flops"] for on in expected}
+    assert counted == pytest.approx(expected, rel=1e-12)
+    assert counted["sparsity", "keep_gradients"] < counted["sparsity",] < counted["keep_gradients",] < counted[()]
+    assert second(store, **{**OFF, "remove": 0.5, "epochs": 6}).validation["training_flops"] == (5 + 4 + 3 + 3 + 2 + 2) * dense
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_the_optimizer_never_sees_gradients_of_masked_weights(store, keep, monkeypatch):
+    """Momentum of Adam is there where a gradient has been; every mask since the beginning may have let one through."""
+    seen, optimizers, real, make = [], [], sparcl._Sparse.before_step, loop._optimizer
+
+    def watch(self, step):
+        real(self, step)
+        seen.append({name: (weight.grad != 0, self.mask.masks[name]) for name, weight in self.mask._weights.items()})
+
+    monkeypatch.setattr(sparcl._Sparse, "before_step", watch)
+    monkeypatch.setattr(loop, "_optimizer", lambda *parts: optimizers.append(make(*parts)) or optimizers[-1])
+    adam = replace(samples.SETTINGS, optimizer="adam")
+    context = samples.make_context(
+        store, samples.make_data("second", (5, 3, 4)), parent="first", revision=store.revision("first"), epochs=2, settings=adam, learning_rate=0.001
+    )
+    samples.learn("sparcl", context, sparsity=0.75, keep_gradients=keep, remove=0.0)
+    assert len(seen) == 10 and all(used.any() and not (used & ~mask).any() for step in seen for used, mask in step.values())
+    momenta = {tuple(weight.shape): state["exp_avg"] for weight, state in optimizers[0].state.items()}
+    masks = [step["conv2"][1] for step in seen]
+    ever = torch.stack(masks).any(0)
+    assert not ever.all() and not momenta[ever.shape][~ever].any()
 
 
 def test_removed_examples_leave_fewer_steps(store):
@@ -147,13 +205,14 @@ def test_operations_are_those_of_the_smaller_network(small_store):
 
 
 def test_gradient_masks_and_data_removal_work_on_the_smaller_network(small_store):
-    """A fifth of the full layers' gradients is four fifths of those that are left: 58 of 72 and 115 of 144 weights, chosen once in ten steps."""
+    """A fifth of the full layers' gradients is four fifths of those that are left: 58 of 72 and 115 of 144 weights, chosen in the
+    first of ten steps, which computes all."""
     plain = second(small_store, **ONLY_UNITS).validation["training_flops"]
     macs, examples = small_macs(6), 32 + 2 * 32
     unused = {"conv2": 1 - 58 / 72, "conv3": 1 - 115 / 144, "conv4": 1 - 115 / 144}
     masking = (3 + 9) * (72 + 144 + 144)
     masked = second(small_store, **{**ONLY_UNITS, "keep_gradients": 0.2}).validation["training_flops"]
-    saved = 2 * 5 * examples * sum(2 * macs[name] * share for name, share in unused.items())
+    saved = 9 * examples * sum(2 * macs[name] * share for name, share in unused.items())
     assert masked == pytest.approx(plain - saved + masking)
     removed = second(small_store, **{**ONLY_UNITS, "remove": 0.5, "epochs": 6}).validation["training_flops"]
     assert removed == (5 + 4 + 3 + 3 + 2 + 2) * step_flops(macs, examples)

@@ -1,7 +1,7 @@
 """Sharpness-informed directional pruning (SDP), one-shot. A reconstruction: EsaCL (Ren and Honavar, SDM 2024, arXiv 2401.05667) has no public code
 and its text was not to hand. This follows its abstract, sharpness-aware minimisation (Foret et al., 2021) and ESAM's examples (Du et al., 2022).
 
-    candidates   the fraction `CANDIDATES` of all weights with the smallest |g w|,   g = dL/dw on all examples
+    candidates   of all weights but those that are 0, the fraction `CANDIDATES` with the smallest |g w|,   g = dL/dw on all examples
     eps          = RHO * g_c / ||g_c||,   g_c = g at the candidates, else 0:  the worst step of size RHO in the direction of pruning
     examples     of every batch the fraction `EXAMPLES` whose loss rises most from w to w + eps (intelligent data selection, IDS)
     s_w          = |g' w| + 1/2 h' w^2,   g' and h' the gradient and the diagonal Fisher information at w + eps on these examples
@@ -49,18 +49,31 @@ def pruning_direction(
     """eps by name: the gradient at the weights with the smallest |g w| of all layers together, scaled to norm `rho`; 0 elsewhere.
 
     Args:
-        weights: name -> weight.
+        weights: name -> weight; one that is 0 is pruned already and no candidate.
         gradients: name -> its gradient.
-        candidates: fraction of all weights that are candidates for pruning.
+        candidates: fraction of the weights that are not 0 that are candidates for pruning.
         rho: Euclidean norm of the result; it is 0 where all gradients of candidates are.
     """
+    left = {name: weight.detach() != 0 for name, weight in weights.items()}
     sizes = {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
-    everything = torch.cat([size.flatten() for size in sizes.values()])
-    count = max(1, round(candidates * everything.numel()))
-    border = everything.kthvalue(count).values
-    chosen = {name: torch.where(sizes[name] <= border, gradients[name], torch.zeros_like(gradients[name])) for name in weights}
-    norm = torch.stack([gradient.square().sum() for gradient in chosen.values()]).sum().sqrt()
-    return {name: gradient * (rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)) for name, gradient in chosen.items()}
+    everything = torch.cat([sizes[name][left[name]] for name in weights])
+    if len(everything):
+        border = everything.kthvalue(max(1, round(candidates * len(everything)))).values
+        left = {name: left[name] & (sizes[name] <= border) for name in weights}
+    return scaled_at(left, gradients, rho)
+
+
+def scaled_at(chosen: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], rho: float) -> dict[str, torch.Tensor]:
+    """The gradients at chosen places, 0 elsewhere, all together scaled to norm `rho`, or 0 where they are.
+
+    Args:
+        chosen: name -> bool, shape of the gradient.
+        gradients: name -> gradient.
+        rho: Euclidean norm.
+    """
+    kept = {name: torch.where(places, gradients[name], torch.zeros_like(gradients[name])) for name, places in chosen.items()}
+    norm = torch.stack([gradient.square().sum() for gradient in kept.values()]).sum().sqrt()
+    return {name: gradient * (rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)) for name, gradient in kept.items()}
 
 
 def largest_rises(before: torch.Tensor, after: torch.Tensor, fraction: float) -> torch.Tensor:

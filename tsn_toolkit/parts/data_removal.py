@@ -1,8 +1,11 @@
 """Dynamic data removal (DDR), the second part of SparCL (Wang et al., NeurIPS 2022), on example forgetting (Toneva et al., ICLR 2019).
 
 An example is forgotten each time it was answered rightly in one epoch and wrongly in the next. At a few epochs the examples with the fewest
-forgettings leave the training set: they are easy. Examples that were never answered rightly count as forgotten most. After each removal counting
-starts anew.
+forgettings leave the training set: they are easy. Examples that were never answered rightly count as forgotten most. Which of equals leave is drawn,
+so that the order of the data, which may be that of the classes, decides nothing.
+
+Deviation: forgettings add up over the whole task, where the public code counts anew after each removal. With one epoch between two removals no
+example would be seen twice in between, and none could be forgotten.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import torch
 class DataRemoval:
     """Training examples that are still in use; the `examples` of the training loop."""
 
-    def __init__(self, size: int, *, fraction: float, stages: int, every: int):
+    def __init__(self, size: int, *, fraction: float, stages: int, every: int, generator: torch.Generator):
         """All examples are in use.
 
         Args:
@@ -21,21 +24,21 @@ class DataRemoval:
             fraction: of all examples that is removed in the end, 0..1.
             stages: number of removals, all of one size.
             every: epochs between removals; the first is before epoch number `every`.
+            generator: of the order in which equals leave, on the CPU.
         """
-        self._size, self._in_use = size, torch.arange(size)
+        self._in_use, self._order = torch.arange(size), torch.randperm(size, generator=generator)
         self._per_stage = int(fraction * size) // stages
         self._last, self._every = stages * every, every
-        self._start_counting()
+        self._forgotten = torch.zeros(size, dtype=torch.int64)
+        self._right = torch.zeros(size, dtype=torch.bool)
+        self._ever_right = torch.zeros(size, dtype=torch.bool)
 
     def chosen(self, epoch: int) -> torch.Tensor:
         """Positions in use from this epoch on, ascending int64; removes examples where the epoch is one of removal."""
         if epoch and epoch % self._every == 0 and epoch <= self._last:
-            counts = self.forgettings()[self._in_use]
-            leave = counts.argsort(stable=True)[: min(self._per_stage, len(self._in_use) - 1)]
-            stays = torch.ones(len(self._in_use), dtype=torch.bool)
-            stays[leave] = False
-            self._in_use = self._in_use[stays]
-            self._start_counting()
+            drawn = self._in_use[self._order[self._in_use].argsort()]
+            easiest = drawn[self.forgettings()[drawn].argsort(stable=True)]
+            self._in_use = easiest[min(self._per_stage, len(easiest) - 1) :].sort().values
         return self._in_use
 
     def observe(self, positions: torch.Tensor, correct: torch.Tensor) -> None:
@@ -47,8 +50,3 @@ class DataRemoval:
     def forgettings(self) -> torch.Tensor:
         """Forgettings of every example, int64 (size,); one more than the most of any where it was never right."""
         return torch.where(self._ever_right, self._forgotten, self._forgotten.max() + 1)
-
-    def _start_counting(self) -> None:
-        self._forgotten = torch.zeros(self._size, dtype=torch.int64)
-        self._right = torch.zeros(self._size, dtype=torch.bool)
-        self._ever_right = torch.zeros(self._size, dtype=torch.bool)

@@ -87,12 +87,19 @@ class DynamicMask:
         for name, weight in self._weights.items():
             weight.mul_(self.masks[name])
 
+    @torch.no_grad()
+    def apply_to_gradients_(self) -> None:
+        """Puts gradients of masked weights at 0, in place, so that no optimizer's state knows of them."""
+        for name, weight in self._weights.items():
+            if weight.grad is not None:
+                weight.grad.mul_(self.masks[name])
+
     def update_operations(self) -> int:
         """Operations of `update_`, per weight: two absolute values, a product and a sum (importance); two selections; a draw; the mask applied."""
         return 8 * self.apply_operations()
 
     def apply_operations(self) -> int:
-        """Operations of `apply_`: a product per weight."""
+        """Operations of `apply_`, and of `apply_to_gradients_`: a product per weight."""
         return sum(weight.numel() for weight in self._weights.values())
 
     def _set(self, name: str, mask: torch.Tensor) -> None:

@@ -50,9 +50,28 @@ class GradientMask:
                 self.densities[name] = int(self.patterns[name].sum()) / weight.numel()
             weight.grad.mul_(self.patterns[name])
 
+    def keep_within_(self, active: Mapping[str, torch.Tensor]) -> int:
+        """Takes slots that are masked from now on out of the patterns, in place.
+
+        Args:
+            active: as for `apply_`.
+
+        Returns:
+            Operations: a product per weight of the patterns that there are.
+        """
+        affected = self.patterns.keys() & active.keys()
+        for name in affected:
+            self.patterns[name] = self.patterns[name] & active[name]
+            self.densities[name] = int(self.patterns[name].sum()) / active[name].numel()
+        return sum(active[name].numel() for name in affected)
+
     def refreshes(self, step: int) -> bool:
         """Whether a step finds new patterns."""
         return step % self._refresh_every == 0
+
+    def computed(self, step: int) -> dict[str, float]:
+        """Name -> fraction of the gradients that a step computes; empty where it finds new patterns, for which all of active weights are needed."""
+        return {} if self.refreshes(step) else self.densities
 
     def operations(self, step: int) -> int:
         """Operations of `apply_`, per weight: the pattern applied; where it is new, an absolute value and a selection."""

@@ -2,14 +2,17 @@
 text was not to hand; what follows comes from its abstract and from the published methods it builds on.
 
 1. Every step is sharpness-aware in the direction of pruning, so that training settles where pruning does little harm (SDP), and uses the examples
-   whose loss rises most in that direction (intelligent data selection, IDS): `parts/sharpness_step.py`.
+   whose loss rises most in that direction (intelligent data selection, IDS): `parts/sharpness_step.py`. The direction is that of the weights which
+   the coming prune would take next: per layer the least by its own ranking, |g w| + n/2 (g w)^2 on the batch of n standing for the saliency, among
+   those that are not 0 at the beginning of the task (`parts/pruning_candidates.py`).
 2. Earlier tasks are held by a quadratic penalty, as in `ewc`.
 3. At the end of a task all layers but the first and the head are pruned once to `sparsity`, by the saliency of `importance/sdp.py` for this task
    plus, for every earlier task, F w^2 of the penalty, each relative to its layer's mean: the new task's examples say nothing of the weights that
    others need. Norms take their statistics anew, no weight is trained again.
 
 Weights that were pruned may grow again in the next task, at whose end all are judged anew. The ablation: `sdp: false` takes plain steps and prunes by
-magnitude, `ids: false` takes the whole batch. All defaults are ours, not the paper's. Isolation `none`.
+magnitude, which then ranks the candidates of the selection too; `ids: false` takes the whole batch. All defaults are ours, not the paper's. Isolation
+`none`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.importance import magnitude, sdp
 from tsn_toolkit.masks.top import keep_count, top_mask
 from tsn_toolkit.parts.grda import GRDA
+from tsn_toolkit.parts.pruning_candidates import PruningCandidates
 from tsn_toolkit.parts.sharpness_step import sharpness_gradients
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.device import seeded
@@ -46,10 +50,10 @@ class Config(PenaltyOptions):
 
     Attributes:
         sdp: sharpness-aware steps and pruning by their saliency; otherwise plain steps and pruning by magnitude.
-        ids: the step uses only the examples whose loss rises most; otherwise the whole batch (only with `sdp`).
+        ids: the step uses only the examples whose loss rises most; otherwise the whole batch.
         sparsity: fraction of the weights that is zero at the end of a task.
         rho: size of the step towards pruning.
-        candidates: fraction of the weights that count as pruned first.
+        candidates: fraction of the weights that are left that counts as pruned next.
         examples: fraction of a batch that `ids` keeps.
         criterion_batches: training batches that the saliency sees.
         optimizer: `recipe`, or `grda`, which prunes while it trains (no momentum and no weight decay).
@@ -77,27 +81,29 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
     with seeded(context.seed):
         network = start_revision(context, config)
         anchor = WeightAnchor(network, context, config)
+        ranking = _Ranking(context, config, anchor, _prunable(network.model, context))
         gradients = partial(
             sharpness_gradients,
             losses=partial(_losses, network, context),
-            weights=_prunable(network.model, context),
+            candidates=PruningCandidates(ranking.weights, fraction=config.candidates, saliency=ranking.on_a_batch),
             rho=config.rho,
-            candidates=config.candidates,
             examples=config.examples if config.ids else 1.0,
+            sharp=config.sdp,
             penalty=anchor.penalty if anchor.holds else None,
         )
+        plain = not config.sdp and not config.ids
         train_shared_(
             network,
             context,
             config,
             name="flat training" if config.sdp else "training",
             hooks=TrainingHooks(
-                extra_loss=(lambda _: anchor.penalty()) if anchor.holds and not config.sdp else None,
-                gradients=gradients if config.sdp else None,
+                extra_loss=(lambda _: anchor.penalty()) if anchor.holds and plain else None,
+                gradients=None if plain else gradients,
                 make_optimizer=partial(GRDA, c=config.grda_c, mu=config.grda_mu) if config.optimizer == "grda" else None,
             ),
         )
-        masks = _prune_(network, context, config, anchor)
+        masks = _prune_(network, context, config, ranking)
         return finish_revision(network, context, config, strategy="esacl", remember=anchor.remember, masks=masks)
 
 
@@ -116,8 +122,34 @@ def _prunable(model: nn.Module, context: TaskContext) -> dict[str, torch.Tensor]
     return {layer.name: model.get_parameter(f"{layer.name}.weight") for layer in graph.layers[1:] if layer.name != graph.head}
 
 
+class _Ranking:
+    """What weights are pruned by, the least first.
+
+    Attributes:
+        weights: layer name -> parameter that may be pruned.
+    """
+
+    def __init__(self, context: TaskContext, config: Config, anchor: WeightAnchor, weights: dict[str, torch.Tensor]):
+        self._sdp, self._anchor, self.weights = config.sdp, anchor, weights
+        self._earlier = 0 if context.revision is None or not config.sdp else len(context.revision.rows)
+
+    def on_a_batch(self, name: str, gradient: torch.Tensor, examples: int) -> torch.Tensor:
+        """Scores as far as the gradient of one batch's mean loss tells them; of magnitude, the gradient tells nothing."""
+        size = self.weights[name].detach().abs()
+        if self._sdp:
+            slope = size * gradient.abs()
+            size = slope + 0.5 * examples * slope.square()
+        return self.with_earlier(name, size)
+
+    def with_earlier(self, name: str, own: torch.Tensor) -> torch.Tensor:
+        """Scores of this task and of every earlier one, all equally large on average."""
+        if not self._earlier:
+            return own
+        return _relative(own) + self._earlier * _relative(self._anchor.losses_without(f"{name}.weight"))
+
+
 @torch.no_grad()
-def _prune_(network: SharedNetwork, context: TaskContext, config: Config, anchor: WeightAnchor) -> dict[str, torch.Tensor]:
+def _prune_(network: SharedNetwork, context: TaskContext, config: Config, ranking: _Ranking) -> dict[str, torch.Tensor]:
     """Puts the weights with the least saliency of every layer at 0 and averages the norms' statistics anew, in place; the masks that are left."""
     model, head = network.model.cpu().eval(), network.head
     if not config.sparsity:
@@ -127,14 +159,10 @@ def _prune_(network: SharedNetwork, context: TaskContext, config: Config, anchor
     def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(head.visible(logits, y), y)
 
-    criterion = sdp if config.sdp else magnitude
-    scores = criterion.weight_scores(model, context.graph, batches, loss)
+    scores = (sdp if config.sdp else magnitude).weight_scores(model, context.graph, batches, loss)
     masks = {}
-    for name, weight in _prunable(model, context).items():
-        saliency = torch.from_numpy(scores[name])
-        if config.sdp and context.revision is not None:
-            earlier = anchor.losses_without(f"{name}.weight")
-            saliency = _relative(saliency) + len(context.revision.rows) * _relative(earlier)
+    for name, weight in ranking.weights.items():
+        saliency = ranking.with_earlier(name, torch.from_numpy(scores[name]))
         masks[name] = top_mask(saliency, keep_count(1 - config.sparsity, weight.numel()))
         weight.mul_(masks[name])
     reestimate_norms_(model, calibration_inputs(context, config.calibration_batches))

@@ -15,8 +15,8 @@ not to, because validation accuracy on permuted MNIST did not gain from it.
 
 Deviations: the gradient in the importance is that of the last step's whole loss, before the optimizer moved; a slot whose stored integer is 0 counts
 as masked at the start of the next task; layers are all but the first and the head, where the public code takes the 3x3 convolutions of a ResNet;
-replay as in `er`, `der`, `derpp`. Defaults are those of the public code for sparsity 0.75, epochs as shares of its 50. Isolation `none`. Whole units
-are no part of the publication.
+forgettings of examples add up over the whole task; replay as in `er`, `der`, `derpp`. Defaults are those of the public code for sparsity 0.75, epochs
+as shares of its 50. Isolation `none`. Whole units are no part of the publication.
 """
 
 from __future__ import annotations
@@ -115,8 +115,10 @@ class _Training:
     def __init__(self, context: TaskContext, config: Config, replay: Replay, *, size: int):
         self._context, self._config, self._replay = context, config, replay
         self._generator, self._done = context.generator(), 0
-        every = context.epochs_of(STRETCH)
-        self._removal = DataRemoval(size, fraction=config.remove, stages=STAGES, every=every) if config.remove else None
+        self._removal: DataRemoval | None = None
+        if config.remove:
+            generator = torch.Generator().manual_seed(context.seed + 3)
+            self._removal = DataRemoval(size, fraction=config.remove, stages=STAGES, every=context.epochs_of(STRETCH), generator=generator)
         self.flops = 0.0
 
     def on_fewer_units(self, network: SharedNetwork) -> SharedNetwork:
@@ -184,13 +186,20 @@ class _Sparse:
         if self.mask is not None and epoch % self._every == 0:
             self.mask.update_(epoch / self._epochs)
             self.cost.add_operations(self.mask.update_operations())
+            if self._gradients is not None:
+                self.cost.add_operations(self._gradients.keep_within_(self.mask.masks))
 
     def before_step(self, step: int) -> None:
+        masks, densities = (self.mask.masks, self.mask.densities) if self.mask is not None else ({}, {})
+        gradients: Mapping[str, float] = {}
         if self._gradients is not None:
-            self._gradients.apply_(step, self.mask.masks if self.mask is not None else {})
+            self._gradients.apply_(step, masks)
             self.cost.add_operations(self._gradients.operations(step))
-        densities = self.mask.densities if self.mask is not None else {}
-        self.cost.add_step(self._examples, densities, self._gradients.densities if self._gradients is not None else {})
+            gradients = self._gradients.computed(step)
+        elif self.mask is not None:
+            self.mask.apply_to_gradients_()
+            self.cost.add_operations(self.mask.apply_operations())
+        self.cost.add_step(self._examples, densities, gradients)
 
     def after_step(self, _: int) -> None:
         if self.mask is not None:

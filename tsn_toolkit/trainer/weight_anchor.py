@@ -68,8 +68,9 @@ class WeightAnchor:
         return self._options.strength * quadratic_penalty(self._parameters, self._anchors, self._fisher)
 
     def losses_without(self, name: str) -> torch.Tensor:
-        """F w^2, w as it is now: what earlier tasks lose if a weight becomes 0, to second order and up to one factor; on the CPU."""
-        return self._fisher[name].cpu() * self._parameters[name].detach().cpu().square()
+        """F w^2, w as it is now and where it is: what earlier tasks lose if a weight becomes 0, to second order and up to one factor."""
+        weight = self._parameters[name].detach()
+        return self._fisher[name].to(weight.device) * weight.square()
 
     def remember(self, model: nn.Module) -> Memory:
         """The running importance after the task, by parameter name.
