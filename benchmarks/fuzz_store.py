@@ -1,10 +1,10 @@
 """Damages stores and packed files and kills writers: python benchmarks/fuzz_store.py [--count 20000] [--kills 200] [--jobs 2] [--out FILE].
 
 For each kind of damage (flip, cut, swap, graft), plain and with every hash computed again, COUNT damaged copies of a store and COUNT of a packed file
-are read in child processes with an address-space limit. The stores are small, so that a case is quick: two lineages on a trained checkpoint and seven
-on a seed, which together hold every encoding and every form of masks (`mixed_store.SMALL_STORES`). They, and their files, are taken in turn. A reader
-may refuse with an error that names the file or section, or (hashes computed again) read another valid model; all else is a failure. Then KILLS
-writers are killed inside commits and retirements. Prints a table, writes it as JSON, and ends with 1 when anything failed.
+are read in child processes with an address-space limit. The stores are small, so that a case is quick: two lineages on a trained checkpoint, seven on
+a seed and one of edge cases, which together hold every encoding and every form of masks (`mixed_store.SMALL_STORES`). They and their files are taken
+in turn. A reader may refuse with an error that names what is damaged, or (hashes computed again) read another valid model; all else is a failure.
+Then KILLS writers are killed while they write commits and retirements. Prints a table, writes it as JSON, and ends with 1 when anything failed.
 
 Cases and checks are those of tests/store: store_damage.py, store_fuzz.py, fuzz_subjects.py and store_kills.py.
 """
@@ -41,7 +41,7 @@ from tsn_toolkit.store.packing import pack_store  # noqa: E402
 RESULT = Path(__file__).parent / "results" / "fuzz_store.json"
 MEMORY = Path("/dev/shm")
 """Damaged copies are written here where it is there: opening a file for writing takes longer on a disk than reading a small store."""
-CHUNK = 2250
+CHUNK = 2500
 """Cases of one child process, a whole number of rounds through the stores."""
 FAILURES_SHOWN = 5
 GOOD = ("refused", "model", "same")
