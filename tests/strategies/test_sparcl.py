@@ -77,8 +77,9 @@ ALL = sum(MASKED.values())
 
 
 def test_every_part_saves_operations(store):
-    """Five steps an epoch. A mask is updated twice (8 operations per weight) and applied to gradients and to weights in every step. A gradient pattern
-    is found in the first step of an epoch (3 per weight), which needs all active gradients, and applied in four others; a new mask is applied to it."""
+    """Five steps an epoch. A mask is updated twice (8 operations per weight) and applied to gradients and to weights in every step. A gradient
+    pattern is found in the first step of an epoch (3 per weight), which needs all active gradients, and applied in four others; a new mask is
+    applied to it."""
     dense = by_hand(MASKED, MASKED)
     masked = 5 * by_hand(WIDE, WIDE) + 5 * by_hand(NARROW, NARROW) + 2 * 8 * ALL
     few = 2 * (3 + 4) * ALL
