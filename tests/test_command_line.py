@@ -2,11 +2,13 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import Result
 
@@ -14,6 +16,7 @@ import tsn_toolkit
 from tsn_toolkit import delivery
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.delivery import BenchSettings
+from tsn_toolkit.export.manifest import add_measurements
 from tsn_toolkit.pipeline import commands
 from tsn_toolkit.recipe.yaml_document import parse_yaml
 from tsn_toolkit.store.store import Store
@@ -209,11 +212,28 @@ def test_a_package_holds_what_it_promises(package: Path) -> None:
 
 def test_verify_of_a_package(tsn: Run, package: Path) -> None:
     result = one_object(tsn("verify", package, "--json"))
-    assert result["failures"] == []
+    assert result["passed"] is True and result["failures"] == []
     assert result["samples"] > 0
     refused = tsn("verify", package, "--measure")
     assert refused.exit_code == 1
     assert "is a package; --measure is for a store" in refused.stderr
+
+
+def test_a_package_that_answers_otherwise_is_1(tsn: Run, package: Path, tmp_path: Path) -> None:
+    """The high bit of one weight is another, and the manifest knows the file's new hash."""
+    copy = Path(shutil.copytree(package, tmp_path / "copy"))
+    model = onnx.load(copy / "model.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "head.weight")
+    weight.raw_data = bytes([weight.raw_data[0] ^ 0x80]) + weight.raw_data[1:]
+    onnx.save(model, copy / "model.onnx")
+    add_measurements(copy, {})
+    as_json, as_text = tsn("verify", copy, "--json"), tsn("verify", copy)
+    result = json.loads(as_json.stdout)
+    assert result["passed"] is False and "differs from the recorded outputs" in result["failures"][0]
+    assert "passed: False" in as_text.stdout
+    for done in (as_json, as_text):
+        assert done.exit_code == 1
+        assert done.stderr == f"error: {copy}: {result['failures'][0]}\n"
 
 
 def test_bench_of_a_package(tsn: Run, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

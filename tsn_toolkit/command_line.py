@@ -257,6 +257,8 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
 
     result = verify_path(path, measure=measure)
     click.echo(json.dumps(result) if as_json else indented_text(result))
+    if result.get("passed") is False:
+        _end_with([f"{path}: {failure}" for failure in result["failures"]])
 
 
 @main.command("infer-task")
@@ -414,6 +416,13 @@ def _progress_bar() -> Callable[[str, int, int], None]:
             state["bar"] = None
 
     return progress
+
+
+def _end_with(failures: list[str]) -> None:
+    """Exit code 1 after a result was printed, with a line for each failure."""
+    for failure in failures:
+        click.echo(f"error: {failure}", err=True)
+    click.get_current_context().exit(1)
 
 
 def _finish(summary: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,16 +102,16 @@ def export_packages(
 
 
 def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
-    """Verifies a package or a store; see `tsn verify`.
+    """Verifies a package or a store; see `tsn verify`. A package that does not answer as recorded has `passed` false.
 
     Raises:
-        GateError: the package is not what its manifest says, or does not answer as recorded.
+        GateError: the package is not what its manifest says, or does not run.
         StoreError: a part of the store is damaged.
     """
     if not (path / "trunk.safetensors").exists() and (path / GOLDEN_FILE).exists():
         if measure:
             raise RunError(f"{path} is a package; --measure is for a store. Leave it out.")
-        return dataclasses.asdict(verify_package(path))
+        return verify_package(path).record()
     if measure:
         return measure_store(path)
     store = Store.open(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +35,13 @@ class PackageCheck:
     not_run: str = ""
 
     @property
-    def passed(self) -> bool:
-        """True when nothing failed."""
-        return not self.failures
+    def passed(self) -> bool | None:
+        """Whether nothing failed; None where nothing was run."""
+        return None if self.not_run and not self.failures else not self.failures
+
+    def record(self) -> dict[str, Any]:
+        """As `tsn verify` prints it."""
+        return {"passed": self.passed, **asdict(self), "failures": list(self.failures)}
 
 
 def verify_package(folder: Path) -> PackageCheck:
@@ -68,5 +73,5 @@ def verify_package(folder: Path) -> PackageCheck:
     allowed = target["gates"]["output_steps"]
     failures = ()
     if not steps <= allowed:
-        failures = (f"Gate (a): the artefact differs from the recorded outputs by {steps:.3g} output steps; allowed are {allowed:g}.",)
+        failures = (f"Gate (a): the artefact differs from the recorded outputs by {steps:.3g} output steps; allowed are {allowed:g}. Export the task again.",)
     return PackageCheck(len(manifest["files"]), len(x), steps, failures)
