@@ -245,6 +245,8 @@ def export(store: Path, task: str, target_name: str, joint: bool, out: Path, dat
 
     result = (export_jointly if joint else export_from_store)(store, task, target_name, out, data, _hooks())
     click.echo(json.dumps(result) if as_json else "\n".join(f"{name}: {package['path']}" for name, package in result["packages"].items()))
+    if result["failed"]:
+        _end_with([f"{name}: {reason}" for name, reason in result["failed"].items()])
 
 
 @main.command()

@@ -73,5 +73,6 @@ def verify_package(folder: Path) -> PackageCheck:
     allowed = target["gates"]["output_steps"]
     failures = ()
     if not steps <= allowed:
-        failures = (f"Gate (a): the artefact differs from the recorded outputs by {steps:.3g} output steps; allowed are {allowed:g}. Export the task again.",)
+        difference = f"the artefact differs from the recorded outputs by {steps:.3g} output steps; allowed are {allowed:g}"
+        failures = (f"Gate (a): {difference}. Export the task again.",)
     return PackageCheck(len(manifest["files"]), len(x), steps, failures)
