@@ -259,6 +259,8 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
 
     result = verify_path(path, measure=measure)
     click.echo(json.dumps(result) if as_json else indented_text(result))
+    for warning in result.get("warnings", ()):
+        click.echo(f"warning: {warning}", err=True)
     if result.get("passed") is False:
         _end_with([f"{path}: {failure}" for failure in result["failures"]])
 

@@ -13,8 +13,7 @@ from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.delivery import bench_beside_dense, deliver
 from tsn_toolkit.errors import RunError
-from tsn_toolkit.export.manifest import read_manifest
-from tsn_toolkit.export.package import GOLDEN_FILE
+from tsn_toolkit.export.package_folder import checked_manifest, is_package, target_of
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
@@ -108,10 +107,11 @@ def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
     """Verifies a package or a store; see `tsn verify`. A package that does not answer as recorded has `passed` false.
 
     Raises:
-        GateError: the package is not what its manifest says, or does not run.
+        GateError: the package is not what its manifest says, is damaged, or does not run.
+        TargetError: its runtime is missing or too old.
         StoreError: a part of the store is damaged.
     """
-    if not (path / "trunk.safetensors").exists() and (path / GOLDEN_FILE).exists():
+    if is_package(path):
         if measure:
             raise RunError(f"{path} is a package; --measure is for a store. Leave it out.")
         return verify_package(path).record()
@@ -150,14 +150,18 @@ def bench_path(package: Path, store_path: Path | None, data_path: Path | None) -
         package: the package.
         store_path: the store that the task is in, or None.
         data_path: stands in for `data.path` of the store's recipe.
+
+    Raises:
+        GateError: the package is damaged, or does not run.
+        TargetError: its runtime is missing or too old.
     """
     if store_path is None:
         return bench_package(package)
-    manifest = read_manifest(package)
+    manifest = checked_manifest(package)
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, manifest["task"])
     shop, data = workshop_of_store(store), load_task(_with_data(recipe, index, data_path), index)
-    target = Target.model_validate(manifest["target"])
+    target = target_of(package, manifest)
     return bench_beside_dense(package, _dense(shop, data), data, target, bench_settings(recipe), dense_is_trained=False)
 
 
