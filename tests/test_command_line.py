@@ -3,8 +3,10 @@
 import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,7 +254,30 @@ def test_bench_beside_the_dense_network_of_a_store(tsn: Run, package: Path, tiny
     assert result["vendor_int8"]["bytes"] > 0 and result["vendor_int8"]["accuracy"] is None
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_export_that_is_told_to_end_leaves_nothing(tiny_run: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The signal comes while the package's draft is there."""
+    out = tmp_path / "out"
+    export = ["export", str(tiny_run / "store"), "--task", "classes-0-1", "--target", "cpu_torch", "--out", str(out)]
+    with subprocess.Popen([sys.executable, "-m", "tsn_toolkit", *export], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (out.is_dir() and any(out.iterdir())):
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(timeout=100) == 128 + number
+    assert list(out.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------------------------------------------------- lists
+
+
+def test_a_malformed_target_hides_no_other(tsn: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hw_targets").mkdir()
+    (tmp_path / "hw_targets" / "bad.yaml").write_text("name: [", encoding="utf-8")
+    expected = tsn("targets", "list").stdout
+    monkeypatch.chdir(tmp_path)
+    done = tsn("targets", "list")
+    assert done.exit_code == 1 and done.stdout == expected and "cpu_onnxruntime" in expected
+    assert done.stderr.startswith(f"error: Target file `{tmp_path / 'hw_targets' / 'bad.yaml'}` is not YAML")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from tsn_toolkit import __version__
-from tsn_toolkit.errors import TsnError
+from tsn_toolkit.errors import TargetError, TsnError
 from tsn_toolkit.report.indented_text import indented_text
 from tsn_toolkit.report.inspection_text import inspection_text
+from tsn_toolkit.termination import ending_cleanly
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 SET_OPTION = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the recipe; may be repeated.")
@@ -26,7 +27,8 @@ class _Boundary(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ending_cleanly():
+                return super().invoke(ctx)
         except TsnError as error:
             if ctx.params.get("debug"):
                 raise
@@ -331,9 +333,16 @@ def targets_list() -> None:
     """Names of the targets."""
     from tsn_toolkit.target import list_targets, load_target
 
+    malformed = []
     for name in list_targets():
-        target = load_target(name)
-        click.echo(f"{name:<28} {target.kind:<5} {target.runtime}")
+        try:
+            target = load_target(name)
+        except TargetError as error:
+            malformed.append(str(error))
+        else:
+            click.echo(f"{name:<28} {target.kind:<5} {target.runtime}")
+    if malformed:
+        _end_with(malformed)
 
 
 @targets.command("show")
