@@ -2,11 +2,15 @@
 
 import functools
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import Result
 
@@ -14,6 +18,7 @@ import tsn_toolkit
 from tsn_toolkit import delivery
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.delivery import BenchSettings
+from tsn_toolkit.export.manifest import add_measurements
 from tsn_toolkit.pipeline import commands
 from tsn_toolkit.recipe.yaml_document import parse_yaml
 from tsn_toolkit.store.store import Store
@@ -209,11 +214,28 @@ def test_a_package_holds_what_it_promises(package: Path) -> None:
 
 def test_verify_of_a_package(tsn: Run, package: Path) -> None:
     result = one_object(tsn("verify", package, "--json"))
-    assert result["failures"] == []
+    assert result["passed"] is True and result["failures"] == []
     assert result["samples"] > 0
     refused = tsn("verify", package, "--measure")
     assert refused.exit_code == 1
     assert "is a package; --measure is for a store" in refused.stderr
+
+
+def test_a_package_that_answers_otherwise_is_1(tsn: Run, package: Path, tmp_path: Path) -> None:
+    """The high bit of one weight is another, and the manifest knows the file's new hash."""
+    copy = Path(shutil.copytree(package, tmp_path / "copy"))
+    model = onnx.load(copy / "model.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "head.weight")
+    weight.raw_data = bytes([weight.raw_data[0] ^ 0x80]) + weight.raw_data[1:]
+    onnx.save(model, copy / "model.onnx")
+    add_measurements(copy, {})
+    as_json, as_text = tsn("verify", copy, "--json"), tsn("verify", copy)
+    result = json.loads(as_json.stdout)
+    assert result["passed"] is False and "differs from the recorded outputs" in result["failures"][0]
+    assert "passed: False" in as_text.stdout
+    for done in (as_json, as_text):
+        assert done.exit_code == 1
+        assert done.stderr == f"error: {copy}: {result['failures'][0]}\n"
 
 
 def test_bench_of_a_package(tsn: Run, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +254,30 @@ def test_bench_beside_the_dense_network_of_a_store(tsn: Run, package: Path, tiny
     assert result["vendor_int8"]["bytes"] > 0 and result["vendor_int8"]["accuracy"] is None
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_export_that_is_told_to_end_leaves_nothing(tiny_run: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The signal comes while the package's draft is there."""
+    out = tmp_path / "out"
+    export = ["export", str(tiny_run / "store"), "--task", "classes-0-1", "--target", "cpu_torch", "--out", str(out)]
+    with subprocess.Popen([sys.executable, "-m", "tsn_toolkit", *export], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (out.is_dir() and any(out.iterdir())):
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(timeout=100) == 128 + number
+    assert list(out.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------------------------------------------------- lists
+
+
+def test_a_malformed_target_hides_no_other(tsn: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hw_targets").mkdir()
+    (tmp_path / "hw_targets" / "bad.yaml").write_text("name: [", encoding="utf-8")
+    expected = tsn("targets", "list").stdout
+    monkeypatch.chdir(tmp_path)
+    done = tsn("targets", "list")
+    assert done.exit_code == 1 and done.stdout == expected and "cpu_onnxruntime" in expected
+    assert done.stderr.startswith(f"error: Target file `{tmp_path / 'hw_targets' / 'bad.yaml'}` is not YAML")
 
 
 @pytest.mark.parametrize(

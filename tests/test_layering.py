@@ -15,7 +15,7 @@ PACKAGE = ROOT / "tsn_toolkit"
 # From the bottom of the stack to the top; names in one row do not import each other.
 ROWS = (
     {"errors", "vocabulary", "files"},
-    {"registry", "run_folder", "starter"},
+    {"registry", "run_folder", "starter", "termination"},
     {"factory"},
     {"numerics", "target", "metrics", "contracts", "models", "model_loading"},
     {"filling"},

@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from tsn_toolkit import __version__
-from tsn_toolkit.errors import TsnError
+from tsn_toolkit.errors import TargetError, TsnError
 from tsn_toolkit.report.indented_text import indented_text
 from tsn_toolkit.report.inspection_text import inspection_text
+from tsn_toolkit.termination import ending_cleanly
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 SET_OPTION = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the recipe; may be repeated.")
@@ -26,7 +27,8 @@ class _Boundary(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ending_cleanly():
+                return super().invoke(ctx)
         except TsnError as error:
             if ctx.params.get("debug"):
                 raise
@@ -245,6 +247,8 @@ def export(store: Path, task: str, target_name: str, joint: bool, out: Path, dat
 
     result = (export_jointly if joint else export_from_store)(store, task, target_name, out, data, _hooks())
     click.echo(json.dumps(result) if as_json else "\n".join(f"{name}: {package['path']}" for name, package in result["packages"].items()))
+    if result["failed"]:
+        _end_with([f"{name}: {reason}" for name, reason in result["failed"].items()])
 
 
 @main.command()
@@ -257,6 +261,10 @@ def verify(path: Path, measure: bool, as_json: bool) -> None:
 
     result = verify_path(path, measure=measure)
     click.echo(json.dumps(result) if as_json else indented_text(result))
+    for warning in result.get("warnings", ()):
+        click.echo(f"warning: {warning}", err=True)
+    if result.get("passed") is False:
+        _end_with([f"{path}: {failure}" for failure in result["failures"]])
 
 
 @main.command("infer-task")
@@ -325,9 +333,16 @@ def targets_list() -> None:
     """Names of the targets."""
     from tsn_toolkit.target import list_targets, load_target
 
+    malformed = []
     for name in list_targets():
-        target = load_target(name)
-        click.echo(f"{name:<28} {target.kind:<5} {target.runtime}")
+        try:
+            target = load_target(name)
+        except TargetError as error:
+            malformed.append(str(error))
+        else:
+            click.echo(f"{name:<28} {target.kind:<5} {target.runtime}")
+    if malformed:
+        _end_with(malformed)
 
 
 @targets.command("show")
@@ -414,6 +429,13 @@ def _progress_bar() -> Callable[[str, int, int], None]:
             state["bar"] = None
 
     return progress
+
+
+def _end_with(failures: list[str]) -> None:
+    """Exit code 1 after a result was printed, with a line for each failure."""
+    for failure in failures:
+        click.echo(f"error: {failure}", err=True)
+    click.get_current_context().exit(1)
 
 
 def _finish(summary: dict[str, Any], out: Path, as_json: bool) -> None:

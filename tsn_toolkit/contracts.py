@@ -577,6 +577,7 @@ class Parity:
         accuracy: of the artefact on the test split (measured only, decides nothing).
         failures: one sentence per failed condition.
         not_run: why the artefact was not run, so that gate (a) compared its weights alone and `output_steps` and `accuracy` are NaN; or "".
+        emulated_samples: how many inputs ran in the target's emulator too; None for a runtime without one.
     """
 
     output_steps: float
@@ -586,6 +587,7 @@ class Parity:
     accuracy: float
     failures: tuple[str, ...]
     not_run: str = ""
+    emulated_samples: int | None = None
 
     @property
     def passed(self) -> bool:

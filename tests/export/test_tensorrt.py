@@ -195,6 +195,7 @@ def test_package_says_linted_not_run(package, task, reference):
     assert np.isnan(parity.output_steps) and np.isnan(parity.accuracy) and parity.top1_agreement >= 0.9 and parity.sqnr_db > 20
     check = verify_package(package)
     assert check.not_run == manifest["not_run"] and check.output_steps is None and check.samples == 0
+    assert check.passed is None and check.record()["passed"] is None
     assert bench_package(package)["not_run"] == manifest["not_run"]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import export_models as models
@@ -11,7 +12,7 @@ import pytest
 
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.errors import ExportError, GateError, TargetError
-from tsn_toolkit.export import gcc
+from tsn_toolkit.export import child, gcc, run_gcc
 from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.run_gcc import emulated_count
@@ -45,9 +46,10 @@ def copy(package, tmp_path):
 def test_the_package_passes_both_gates_exactly(task, package, reference):
     x = models.inputs(48, seed=7)
     parity = run_gates(package, task, reference, TARGET, x, task.model(x).argmax(1))
-    assert parity.passed and parity.output_steps == 0.0 and parity.samples == 48
+    assert parity.passed and parity.output_steps == 0.0 and parity.samples == 48 and parity.emulated_samples == 8
     check = verify_package(package)
     assert check.passed and check.output_steps == 0.0 and check.files == 10
+    assert check.emulated_samples == 8 and check.warnings == ()
     share = integer_share(package)
     assert (share.share, share.operations) == (1.0, {"convolution": 3, "average_pool": 1, "add": 1})
 
@@ -119,12 +121,40 @@ def test_a_program_for_another_arithmetic_is_found_by_the_emulator(copy):
         verify_package(copy)
 
 
-def test_without_a_cross_compiler_the_package_is_verified_on_this_computer(package, monkeypatch):
+def test_how_many_examples_are_emulated(package):
     manifest = read_manifest(package)
     assert emulated_count({**manifest, "macs": 10}) == 8 and emulated_count({**manifest, "macs": 30_000_000}) == 3
     assert emulated_count({**manifest, "macs": 10**10}) == 1
-    monkeypatch.setattr(shutil, "which", lambda tool: None if tool.startswith("arm") else tool)
-    assert emulated_count(manifest) == 0
+
+
+def test_without_a_cross_compiler_the_package_is_verified_on_this_computer_and_says_so(package, task, reference, monkeypatch, tmp_path):
+    for tool in ("gcc", "make", "as", "ld", "sh"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check = verify_package(package)
+    assert check.passed is True and check.output_steps == 0.0 and check.emulated_samples == 0
+    left_out = "emulator left out: arm-none-eabi-gcc and qemu-system-arm missing, so the program for edge_cortex_m4 was not run"
+    assert check.warnings == (f"{left_out}. Install it: {TARGET.install}",)
+    assert run_gates(package, task, reference, TARGET, models.inputs(4, seed=7)).emulated_samples == 0
+
+
+def test_what_make_builds_in_the_folder_is_left_alone(copy):
+    subprocess.run(["make", "-s"], cwd=copy, check=True, timeout=100)
+    check = verify_package(copy)
+    assert check.passed is True and "libtsn.a, model.o, weights.o" in check.warnings[0]
+
+
+def test_a_program_that_hangs_in_the_emulator_is_stopped(copy, tmp_path):
+    """By a runner whose limit is 3 s; what it leaves running is stopped by who started it."""
+    path = copy / "run_board.c"
+    path.write_text(path.read_text().replace("tsn_run(task, input, output);", "for (;;) {}"))
+    add_measurements(copy, {})
+    script, work = tmp_path / "run_impatient.py", tmp_path / "work"
+    script.write_text(Path(run_gcc.__file__).read_text().replace("EMULATOR_LIMIT_S = 600", "EMULATOR_LIMIT_S = 3"))
+    work.mkdir()
+    request = {"task": "infer", "model": str(copy / "model.c"), "options": {}}
+    with pytest.raises(GateError, match="`make -s emulate` does not end within 3 s and was stopped"):
+        child._run_script(script, str(work), tmp_path / "y.npz", models.inputs(1).numpy(), request)
 
 
 def test_without_any_compiler_the_message_says_what_to_install(package, monkeypatch, tmp_path):

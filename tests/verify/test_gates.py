@@ -84,11 +84,7 @@ def test_untouched_package_verifies(package):
     assert check.passed and check.files == 3 and check.samples == 16 and check.output_steps == 0.0
 
 
-def test_changed_missing_and_unknown_files_are_named(copy):
-    (copy / "extra.bin").write_bytes(b"x")
-    with pytest.raises(GateError, match=r"does not name: extra\.bin"):
-        verify_package(copy)
-    (copy / "extra.bin").unlink()
+def test_changed_and_missing_files_are_named(copy):
     readme = bytearray((copy / "README.md").read_bytes())
     readme[5] ^= 1
     (copy / "README.md").write_bytes(readme)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from tsn_toolkit.errors import GateError
+from tsn_toolkit.export.artefact import require_runtime
 from tsn_toolkit.export.child import latencies_ms
-from tsn_toolkit.export.manifest import read_manifest
+from tsn_toolkit.export.package_folder import checked_manifest
 from tsn_toolkit.export.runtime import load_runtime
 
 _SPEEDUPS = {"speedup": "dense_fp32_", "speedup_over_vendor_int8": "vendor_int8_"}
@@ -76,15 +77,19 @@ def bench_package(
         Where the target cannot be timed on this machine: see `not_timed`.
 
     Raises:
-        GateError: a setting is out of range, or a model does not run.
+        GateError: a setting is out of range, the package is damaged, or a model does not run.
+        TargetError: the runtime is missing or too old.
     """
     if threads < 1 or rounds < 1 or seconds <= 0 or any(batch < 1 for batch in batches):
         raise GateError(f"A benchmark needs threads, rounds, batches >= 1 and seconds > 0, got {threads}, {rounds}, {tuple(batches)}, {seconds}.")
-    manifest = read_manifest(package)
+    manifest = checked_manifest(package)
+    if not (package / manifest["model_file"]).is_file():
+        raise GateError(f"Package `{package}`: `{manifest['model_file']}` is missing. Export the task again.")
     target = manifest["target"]
     if (untimed := not_timed(target)) is not None:
         return untimed
     runtime = load_runtime(target["runtime"], target=target["name"])
+    require_runtime(runtime.DISTRIBUTION, target)
     entries, plain = runtime.session_options(target["session_options_without_vnni"]), runtime.session_options({})
     models: dict[str, tuple[Path, dict[str, str]]] = {"": (package / manifest["model_file"], entries)}
     if dense_fp32 is not None:

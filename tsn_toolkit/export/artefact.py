@@ -60,9 +60,32 @@ def check_version(package: str, target: Target) -> None:
     Raises:
         TargetError: it is older; the message holds the line that installs it.
     """
-    installed = importlib.metadata.version(package)
-    if _version(installed) < _version(target.minimum_version):
-        raise TargetError(f"Target `{target.name}` needs {package} >= {target.minimum_version}, found {installed}. Install it: {target.install}")
+    _check_version(package, importlib.metadata.version(package), target.model_dump())
+
+
+def require_runtime(package: str, target: Mapping[str, Any]) -> None:
+    """Check that the Python package of a runtime is installed, and as new as a package's target asks for.
+
+    Args:
+        package: see `Runtime.DISTRIBUTION`; "" needs nothing.
+        target: as a manifest states it.
+
+    Raises:
+        TargetError: it is missing or older; the message holds the line that installs it.
+    """
+    if not package:
+        return
+    require_modules((package,), target=target["name"], install=target["install"])
+    names = importlib.metadata.packages_distributions().get(package)  # onnxruntime also comes with onnxruntime-gpu
+    if not names:
+        raise TargetError(f"Target `{target['name']}` needs {package}, which is not installed. Install it: {target['install']}")
+    _check_version(package, importlib.metadata.version(package if package in names else names[0]), target)
+
+
+def _check_version(package: str, installed: str, target: Mapping[str, Any]) -> None:
+    if _version(installed) < _version(target["minimum_version"]):
+        needed = f"needs {package} >= {target['minimum_version']}, found {installed}"
+        raise TargetError(f"Target `{target['name']}` {needed}. Install it: {target['install']}")
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsn_toolkit.errors import GateError, TargetError
+from tsn_toolkit.export.limited import run_limited
 from tsn_toolkit.registry import did_you_mean
 
+TIME_LIMIT_S = 4 * 3600
+"""For one child beside the seconds that it is asked to measure: many times what the largest test split takes on a slow core."""
+
 _FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a runtime gave for all inputs.
+
+    Attributes:
+        y: outputs (n, ...).
+        emulated_samples: how many of the inputs also ran in the target's emulator, with the same bytes; None for a runtime without one.
+        left_out: why none did, or "".
+    """
+
+    y: NDArray[np.float32]
+    emulated_samples: int | None = None
+    left_out: str = ""
 
 
 def known_runtimes() -> tuple[str, ...]:
@@ -33,18 +52,27 @@ def known_runtimes() -> tuple[str, ...]:
 def infer(
     model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1, batch_size: int = 50
 ) -> NDArray[np.float32]:
-    """Outputs (n, ...) of `model` for inputs x (n, ...), computed by the runtime in another process.
+    """Outputs (n, ...) of `model` for inputs x (n, ...); see `answers`."""
+    return answers(model, x, runtime=runtime, options=options, threads=threads, batch_size=batch_size).y
+
+
+def answers(
+    model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1, batch_size: int = 50
+) -> Answers:
+    """What `model` gives for inputs x (n, ...), computed by the runtime in another process.
 
     Raises:
         TargetError: no runner for the runtime.
-        GateError: the process failed; its last words are in the message.
+        GateError: the process failed, its last words are in the message; or it does not end.
     """
     with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
         outputs = Path(folder) / "outputs.npz"
         request = {"task": "infer", "model": str(model.resolve()), "options": dict(options), "threads": threads, "batch_size": batch_size}
         _run(runtime, folder, outputs, x, request)
         with np.load(outputs) as arrays:
-            return arrays["y"]
+            if "emulated_samples" in arrays:
+                return Answers(arrays["y"], int(arrays["emulated_samples"]), str(arrays["left_out"]))
+            return Answers(arrays["y"])
 
 
 def profile(model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1) -> list[dict[str, Any]]:
@@ -109,9 +137,13 @@ def _run_script(script: Path, folder: str, outputs: Path, x: NDArray[np.float32]
     file.write_text(json.dumps({**request, "inputs": str(inputs), "outputs": str(outputs)}), encoding="utf-8")
     for program in {script, _FOLDER / "runner.py", *_FOLDER.glob("run_*.py")}:
         shutil.copy(program, folder)  # beside the toolkit's own files, `import onnxruntime` would find the exporter
-    done = subprocess.run([sys.executable, str(Path(folder) / script.name), str(file)], cwd=folder, capture_output=True, text=True, check=False)
+    action = "run in" if script.stem.startswith("run_") else "pass through the quantizer of"
+    runtime, limit = script.stem.partition("_")[2], TIME_LIMIT_S + 2 * request.get("seconds", 0)
+    try:
+        done = run_limited([sys.executable, str(Path(folder) / script.name), str(file)], Path(folder), seconds=limit)
+    except TimeoutError as error:
+        what = f"`{request['model']}` does not {action} {runtime} within {limit:,.0f} s on {len(x)} inputs"
+        raise GateError(f"{what}: the process was stopped. Give it fewer inputs or a faster machine, or export the task again.") from error
     if done.returncode != 0 or not outputs.is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        action = "run in" if script.stem.startswith("run_") else "pass through the quantizer of"
-        runtime = script.stem.partition("_")[2]
         raise GateError(f"`{request['model']}` does not {action} {runtime} (exit code {done.returncode}): {' '.join(last) or 'no output'}")

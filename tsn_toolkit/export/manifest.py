@@ -111,7 +111,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise GateError(f"`{path}` is not JSON: {error}") from error
+        raise GateError(f"`{path}` is not JSON: {error}. Restore it from a copy of the package, or export the task again.") from error
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
         raise GateError(f"`{path}` must have schema_version {SCHEMA_VERSION}, got {found!r}. Export the task with this version of the toolkit.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.delivery import bench_beside_dense, deliver
-from tsn_toolkit.errors import ExportError, RunError, TargetError
-from tsn_toolkit.export.manifest import read_manifest
-from tsn_toolkit.export.package import GOLDEN_FILE
+from tsn_toolkit.errors import RunError
+from tsn_toolkit.export.package_folder import checked_manifest, is_package, target_of
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.pipeline.by_target import packages_by_target, say_what_to_know
 from tsn_toolkit.pipeline.founding import shop_of_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.measuring import bench_settings
@@ -32,7 +31,7 @@ from tsn_toolkit.store.integrity import verify_store
 from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.target import Target, list_targets, load_target
+from tsn_toolkit.target import Target, load_target
 from tsn_toolkit.verify.measure import measure_store
 from tsn_toolkit.verify.package_check import verify_package
 from tsn_toolkit.workshop import Workshop, recipe_of_task, workshop_of_store
@@ -49,35 +48,29 @@ def export_from_store(store_path: Path, task: str, target_name: str, out: Path, 
         data_path: stands in for `data.path` of the store's recipe.
 
     Returns:
-        `task`; `packages`: see `export_packages`; `skipped`: target -> why it cannot take the task, only ever filled for `all`.
+        `task`, and see `packages_by_target`; of each package what `export_packages` gives.
 
     Raises:
-        ExportError, TargetError: the task has no form for the target, or its runtime is missing; for `all`, when that holds for every target.
-        GateError: a package does not answer like the store.
+        ExportError, TargetError, GateError: see `packages_by_target`.
     """
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, task)
     recipe = _with_data(recipe, index, data_path)
     shop, data = workshop_of_store(store), load_task(recipe, index)
-    if target_name != "all":
-        return {"task": task, "packages": export_packages(store, shop, data, recipe, [load_target(target_name)], out, hooks), "skipped": {}}
-    packages: dict[str, dict[str, Any]] = {}
-    skipped = {}
-    for name in list_targets():
-        try:
-            packages.update(export_packages(store, shop, data, recipe, [load_target(name)], out, hooks))
-        except (ExportError, TargetError) as error:
-            skipped[name] = str(error)
-            hooks.say(f"task `{task}`: no package for {name}: {error}")
-    if not packages:
-        raise ExportError(f"Task `{task}` has a package for no target:\n" + "\n".join(f"- {name}: {reason}" for name, reason in skipped.items()))
-    return {"task": task, "packages": packages, "skipped": skipped}
+
+    def make(target: Target) -> dict[str, Any]:
+        return export_packages(store, shop, data, recipe, [target], out, hooks)[target.name]
+
+    return {"task": task, **packages_by_target(f"task `{task}`", target_name, out, hooks, make=make, fits=lambda target: True)}
 
 
 def export_packages(
     store: Store, shop: Workshop, data: TaskData, recipe: Recipe, targets: list[Target], out: Path, hooks: Hooks
 ) -> dict[str, dict[str, Any]]:
-    """One package per target; target name -> path and what was measured. Latency stands beside a dense network of the pristine size."""
+    """One package per target; target name -> path, what was measured, and what a user should read: `not_run`, `warnings`.
+
+    Latency stands beside a dense network of the pristine size.
+    """
     answers = answer(store, data.name)
     weights, logits = answers.weights, answers.as_logits(data)
     extracted = extract(shop.factory, shop.graph, weights)
@@ -98,22 +91,31 @@ def export_packages(
             unit_masks=weights.unit_masks,
             recipe=store.recipe(data.name),
         )
-        measured = {"model_bytes": done.model_bytes, "parity": done.parity, "latency_ms": done.latency_ms}
-        packages[target.name] = {"path": str(out / target.name), **measured}
+        packages[target.name] = {
+            "path": str(place),
+            "model_bytes": done.model_bytes,
+            "parity": done.parity,
+            "latency_ms": done.latency_ms,
+            "vendor_int8": done.vendor_int8,
+            "not_run": done.parity["not_run"],
+            "warnings": list(done.warnings),
+        }
+        say_what_to_know(f"task `{data.name}`", target.name, packages[target.name], hooks)
     return packages
 
 
 def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
-    """Verifies a package or a store; see `tsn verify`.
+    """Verifies a package or a store; see `tsn verify`. A package that does not answer as recorded has `passed` false.
 
     Raises:
-        GateError: the package is not what its manifest says, or does not answer as recorded.
+        GateError: the package is not what its manifest says, is damaged, or does not run.
+        TargetError: its runtime is missing or too old.
         StoreError: a part of the store is damaged.
     """
-    if not (path / "trunk.safetensors").exists() and (path / GOLDEN_FILE).exists():
+    if is_package(path):
         if measure:
             raise RunError(f"{path} is a package; --measure is for a store. Leave it out.")
-        return dataclasses.asdict(verify_package(path))
+        return verify_package(path).record()
     if measure:
         return measure_store(path)
     hashes = verify_store(Store.open(path))
@@ -153,14 +155,18 @@ def bench_path(package: Path, store_path: Path | None, data_path: Path | None) -
         package: the package.
         store_path: the store that the task is in, or None.
         data_path: stands in for `data.path` of the store's recipe.
+
+    Raises:
+        GateError: the package is damaged, or does not run.
+        TargetError: its runtime is missing or too old.
     """
     if store_path is None:
         return bench_package(package)
-    manifest = read_manifest(package)
+    manifest = checked_manifest(package)
     store = Store.open(store_path)
     recipe, index = recipe_of_task(store, manifest["task"])
     shop, data = workshop_of_store(store), load_task(_with_data(recipe, index, data_path), index)
-    target = Target.model_validate(manifest["target"])
+    target = target_of(package, manifest)
     return bench_beside_dense(package, _dense(shop, data), data, target, bench_settings(recipe), dense_is_trained=False)
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from tsn_toolkit.data.splits import load_task
-from tsn_toolkit.errors import ExportError, TargetError
+from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.c.share import OwnerView
 from tsn_toolkit.extract import extract
 from tsn_toolkit.files import read_json
 from tsn_toolkit.joint_delivery import RUNTIME, Member, deliver_jointly
+from tsn_toolkit.pipeline.by_target import packages_by_target, say_what_to_know
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.recipe.data_sections import with_data_path
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.target import list_targets, load_target
+from tsn_toolkit.target import Target
 from tsn_toolkit.vocabulary import TRUNK
 from tsn_toolkit.workshop import recipe_of_task, workshop_of_store
 
@@ -30,39 +31,33 @@ def export_jointly(store_path: Path, names: str, target_name: str, out: Path, da
         data_path: stands in for `data.path` of the store's recipe.
 
     Returns:
-        `tasks`; `packages`: target -> path, bytes and parity by task; `skipped`: target -> why it cannot take them, only ever filled for `all`.
+        `tasks`, and see `packages_by_target`; of each package path, bytes, parity by task, `not_run` and `warnings`.
 
     Raises:
-        ExportError, TargetError: the tasks have no form for the target, or a tool is missing; for `all`, when that holds for every target.
-        GateError: a package does not answer like the store.
+        ExportError, TargetError, GateError: see `packages_by_target`.
     """
     store = Store.open(store_path)
     tasks = [entry.name for entry in store.entries] if names == "all" else [name.strip() for name in names.split(",")]
     if len(set(tasks)) < len(tasks) or not tasks:
         raise ExportError(f"`--task {names}` must name at least one task of {store_path}, each once.")
     members, owners = [_member(store, task, data_path) for task in tasks], owner_views(store, tasks)
-    wanted = [target_name] if target_name != "all" else [name for name in list_targets() if load_target(name).runtime == RUNTIME]
-    packages: dict[str, dict[str, Any]] = {}
-    skipped = {}
-    for name in wanted:
-        target = load_target(name)
-        hooks.say(f"{len(tasks)} tasks: exporting for {target.name}, both gates")
-        try:
-            manifest = deliver_jointly(members, owners, target, out / target.name)
-        except (ExportError, TargetError) as error:
-            if target_name != "all":
-                raise
-            skipped[name] = str(error)
-            hooks.say(f"no package for {name}: {error}")
-            continue
-        packages[target.name] = {
-            "path": str(out / target.name),
+    subject = f"{len(tasks)} tasks"
+
+    def make(target: Target) -> dict[str, Any]:
+        hooks.say(f"{subject}: exporting for {target.name}, both gates")
+        place = out / target.name
+        manifest = deliver_jointly(members, owners, target, place)
+        package = {
+            "path": str(place),
             "model_bytes": sum(manifest["bytes_by_part"].values()),
-            "parity": read_json(out / target.name / "parity.json"),
+            "parity": read_json(place / "parity.json"),
+            "not_run": manifest["not_run"],
+            "warnings": manifest["bench"]["warnings"],
         }
-    if not packages:
-        raise ExportError("These tasks have a common package for no target:\n" + "\n".join(f"- {name}: {why}" for name, why in skipped.items()))
-    return {"tasks": tasks, "packages": packages, "skipped": skipped}
+        say_what_to_know(subject, target.name, package, hooks)
+        return package
+
+    return {"tasks": tasks, **packages_by_target(subject, target_name, out, hooks, make=make, fits=lambda target: target.runtime == RUNTIME)}
 
 
 def owner_views(store: Store, tasks: list[str]) -> dict[str, OwnerView]:

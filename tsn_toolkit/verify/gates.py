@@ -19,7 +19,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel, Parity
 from tsn_toolkit.errors import ExportError, GateError
-from tsn_toolkit.export.child import infer
+from tsn_toolkit.export.child import answers
 from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.runtime import Runtime, load_runtime
 from tsn_toolkit.target import Target
@@ -65,13 +65,15 @@ def run_gates(
     if not_run := runtime.cannot_run():
         return _without_a_run(runtime, model, extracted, reference, held_out, target, not_run)
     given = {**runtime.session_options(target.session_options_without_vnni), **(options or {})}
-    artefact = infer(model, wanted.to(torch.float32).numpy(), runtime=target.runtime, options=given)
+    found = answers(model, wanted.to(torch.float32).numpy(), runtime=target.runtime, options=given)
+    artefact = found.y
     step = manifest["output_step"]
     integer = nearest_reference(artefact[:count], (outputs for outputs, _ in runtime.admissible_outputs(reference, held_out)), step)
     store = _store_outputs(extracted, held_out)
     accuracy = float((artefact.argmax(1) == y.numpy()).mean()) if y is not None else float("nan")
     kind = "float" if manifest["arithmetic"] == "float" else "integer"
     parity = compare(artefact[:count], integer, store, step=step, target=target, accuracy=accuracy, kind=kind)
+    parity = replace(parity, emulated_samples=found.emulated_samples)
     return _with_weights_checked(parity, runtime, model, extracted, reference)
 
 

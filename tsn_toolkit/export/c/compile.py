@@ -13,7 +13,11 @@ from tsn_toolkit.export.c.elf import linked_bytes
 from tsn_toolkit.export.c.footprint import Footprint
 from tsn_toolkit.export.c.operations import IntegerProgram
 from tsn_toolkit.export.c.program import CProgram, write_program
+from tsn_toolkit.export.limited import run_limited
 from tsn_toolkit.target import Target, Toolchain
+
+TIME_LIMIT_S = 600
+"""For one command: a build, or one example in the emulator. Both take seconds."""
 
 _HOST_TOOLS = ("gcc", "make")
 
@@ -52,7 +56,7 @@ def measure(program: CProgram, tasks: Mapping[str, IntegerProgram], toolchain: T
     Under Linux, code and constants of the tasks alone are counted, since the C library is the system's.
 
     Raises:
-        ExportError: the compiler or the emulator fails; its last words are in the message.
+        ExportError: the compiler or the emulator fails, its last words are in the message; or it does not end.
     """
     buffers = max(task.source.size for task in tasks.values()) + max(task.target.size for task in tasks.values())
     with tempfile.TemporaryDirectory(prefix="tsn-") as name:
@@ -81,7 +85,11 @@ def _make(folder: Path, goal: str) -> None:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        done = run_limited(command, folder, seconds=TIME_LIMIT_S)
+    except TimeoutError as error:
+        stopped = f"`{' '.join(command)}` does not end within {TIME_LIMIT_S:,} s and was stopped"
+        raise ExportError(f"{stopped}. Try the compiler and the emulator by hand, or export for another target.") from error
     if done.returncode != 0:
         last = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise ExportError(f"`{' '.join(command)}` fails with exit code {done.returncode}: {last or 'no output'}")
