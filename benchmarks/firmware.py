@@ -30,7 +30,7 @@ from tsn_toolkit.export.c.operations import IntegerProgram
 from tsn_toolkit.export.c.program import CProgram, generate, weights_of, write_program
 from tsn_toolkit.export.c.reference import quantize_input, run_reference, stored_bytes
 from tsn_toolkit.export.c.share import TaskSlots, share_weights
-from tsn_toolkit.export.package import golden_inputs
+from tsn_toolkit.export.golden import InputRange, draw_inputs
 from tsn_toolkit.extract import extract
 from tsn_toolkit.pipeline.joint_export import owner_views
 from tsn_toolkit.store.store import Store
@@ -64,7 +64,8 @@ def check_bytes(program: CProgram, tasks: Mapping[str, IntegerProgram]) -> None:
         write_program(program, folder)
         subprocess.run(["make", "-s", "host"], cwd=folder, check=True)
         for index, (task, lowered) in enumerate(tasks.items()):
-            codes = quantize_input(lowered, golden_inputs(lowered.source.shape, SAMPLES).astype(np.float32))
+            widest = InputRange((-128 * lowered.source.step,), (127 * lowered.source.step,))
+            codes = quantize_input(lowered, draw_inputs(lowered.source.shape, widest, SAMPLES, [0]).astype(np.float32))
             expected = stored_bytes(run_reference(lowered, codes), lowered.target)
             request = bytes([index]) + stored_bytes(codes, lowered.source).tobytes()
             answer = subprocess.run(["./host"], cwd=folder, input=request, capture_output=True, check=True).stdout

@@ -42,7 +42,8 @@ def member(first, number):
     ranges = calibrate_ranges(model, q, scale, [models.inputs(32)])
     x = models.inputs(40, seed=7 + number)
     split = Split(x, model(x).argmax(1))
-    return Member(extracted, ranges, TaskData(f"task-{number}", (10, 11, 12, 13, 14), split, split, split))
+    data = TaskData(f"task-{number}", (10, 11, 12, 13, 14), split, split, split, (0.0,) * 3, (1.0 + number // 2 * 1e-4,) * 3)
+    return Member(extracted, ranges, data, {"seed": number})
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,31 @@ def test_every_task_passes_both_gates_exactly(package):
     check = verify_package(package)
     assert check.passed and check.output_steps == 0.0
     with np.load(package / "golden.npz") as golden:
-        assert golden["y"].shape == (1, 16, 15), "the outputs of three tasks side by side"
+        assert golden["y"].shape[0] == 1 and golden["y"].shape[2] == 15, "the outputs of three tasks side by side"
+        assert golden["y"].shape[1] % 16 == 0, "16 inputs for each range that a task has"
+    assert [found["integer_mac_share"] for found in parity.values()] == [1.0] * 3
+
+
+def test_the_manifest_describes_each_task(package):
+    manifest = json.loads((package / "manifest.json").read_text())
+    tasks = manifest["program"]["tasks"]
+    assert manifest["preprocessing"] is None and [task["preprocessing"]["std"][0] for task in tasks] == [1.0, 1.0, 1.0001]
+    assert [task["recipe"] for task in tasks] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
+    assert manifest["accuracy"] == {task: found["accuracy"] for task, found in manifest["parity"].items()}
+
+
+def test_the_readme_speaks_of_each_task(package):
+    text = (package / "README.md").read_text()
+    assert "3 tasks in one program" in text and "One task" not in text
+    for number in range(3):
+        assert f"- `task-{number}`: 1,000 multiply-accumulates; input raw values, then minus [0.0, 0.0, 0.0]" in text
+        assert f"outputs {5 * number} to {5 * number + 4}, labels 10, 11, 12, 13, 14" in text
+    assert "divided by [1.0001, 1.0001, 1.0001] per channel; outputs 10 to 14" in text
+    printed = models.readme_output(package).splitlines()
+    with np.load(package / "golden.npz") as golden:
+        logits = golden["y"][0]
+    answers = np.array(" ".join(printed[:-1]).replace("[", " ").replace("]", " ").split("classes of task-2:")[1].split(), np.int64)
+    assert np.array_equal(answers, logits[:, 10:].argmax(1))
 
 
 def test_the_convs_lie_in_flash_once(package):

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from tsn_toolkit.errors import TargetError
+from tsn_toolkit.registry import data_folders
 from tsn_toolkit.target import Target, list_targets, load_target
 
 
@@ -76,3 +77,20 @@ def test_name_must_be_the_stem(tmp_path):
     path.write_text(yaml.safe_dump(content()))
     with pytest.raises(TargetError, match="says `name: cpu_onnxruntime`; the name must be the file's stem, `other`"):
         load_target(path)
+
+
+def numbers_of(value, path=()):
+    """Dotted paths of all numbers of a file, the file format's own version left out."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() if key not in ("schema_version", "sources") for found in numbers_of(item, (*path, key))]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return [".".join(path)] if is_number or path in [("minimum_version",), ("toolchain", "flags")] else []
+
+
+@pytest.mark.parametrize("name", list_targets())
+def test_every_figure_has_a_source(name):
+    [folder] = [folder for folder in data_folders("hw_targets") if (folder / f"{name}.yaml").is_file()]
+    written = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    figures = [figure.split(" ")[0] for source in written["sources"] for figure in source["figure"].split(", ")]
+    missing = [path for path in numbers_of(written) if not any(path == figure or path.startswith(f"{figure}.") for figure in figures)]
+    assert len(numbers_of(written)) > 4 and missing == []

@@ -21,6 +21,7 @@ from tsn_toolkit.contracts import ActivationRange, ExtractedModel, Parity, TaskD
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.artefact import Artefact
+from tsn_toolkit.export.integer_share import IntegerShare, share_warnings
 from tsn_toolkit.export.manifest import Preprocessing
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.runtime import load_runtime
@@ -100,7 +101,9 @@ def deliver(
         parity = run_gates(draft, extracted, artefact.reference, target, x, data.test.y)
         if not parity.passed:
             raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
-        found["parity"] = {**parity_record(parity), **_share_record(draft)}
+        share = integer_share(draft)
+        found["share_warnings"] = [] if share is None else share_warnings(share, target.gates.integer_share)
+        found["parity"] = {**parity_record(parity), **share_record(share)}
         found["bench"] = bench_beside_dense(draft, dense, data, target, bench, dense_is_trained=dense_is_trained)
         return {"parity.json": found["parity"], "bench.json": found["bench"]}
 
@@ -108,7 +111,8 @@ def deliver(
     manifest = write_package(extracted, ranges, target, folder, example_input=x[:1], options=options, measure=measure)
     latency = {key: value for key, value in found["bench"].items() if key.startswith("batch_")}
     size = sum(manifest["bytes_by_part"].values())
-    return Delivery(found["parity"], latency, found["bench"]["vendor_int8"], size, tuple(found["bench"]["warnings"]))
+    warnings = (*found["share_warnings"], *found["bench"]["warnings"])
+    return Delivery(found["parity"], latency, found["bench"]["vendor_int8"], size, warnings)
 
 
 def bench_beside_dense(
@@ -160,9 +164,8 @@ def vendor_record(vendor: VendorBaseline, accuracy: float | None) -> dict[str, A
     return {"tool": vendor.tool, "seven_bit_weights": vendor.seven_bit_weights, "bytes": vendor.size_bytes, "accuracy": accuracy}
 
 
-def _share_record(draft: Path) -> dict[str, Any]:
-    """The share of MACs in integer kernels, null where the runtime computes in floats by design."""
-    share = integer_share(draft)
+def share_record(share: IntegerShare | None) -> dict[str, Any]:
+    """The share of MACs in integer kernels, null where the runtime computes in floats by design; what stays in float, and why."""
     if share is None:
-        return {"integer_mac_share": None, "stays_float": []}
-    return {"integer_mac_share": share.share, "stays_float": list(share.stays_float)}
+        return {"integer_mac_share": None, "stays_float": [], "float_reasons": {}}
+    return {"integer_mac_share": share.share, "stays_float": list(share.stays_float), "float_reasons": share.reasons}

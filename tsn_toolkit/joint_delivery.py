@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ from torch import nn
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, TaskData
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.delivery import package_options, parity_record
+from tsn_toolkit.delivery import package_options, parity_record, share_record
 from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export import gcc
 from tsn_toolkit.export.artefact import Artefact
 from tsn_toolkit.export.c.operations import IntegerProgram
 from tsn_toolkit.export.c.share import OwnerView, TaskSlots, share_weights
-from tsn_toolkit.export.manifest import add_measurements, describe
-from tsn_toolkit.export.package import GOLDEN_FILE, golden_inputs, refuse_existing, write_as_a_whole, write_description
+from tsn_toolkit.export.golden import InputRange, RecordedInputs, input_range, record_inputs
+from tsn_toolkit.export.manifest import Preprocessing, add_measurements, describe, write_manifest
+from tsn_toolkit.export.package import GOLDEN_FILE, PackageOptions, refuse_existing, write_as_a_whole, write_description
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 from tsn_toolkit.verify.gates import run_gates
+from tsn_toolkit.verify.integer_share import integer_share
 
 RUNTIME = "gcc"
 
@@ -38,11 +40,13 @@ class Member:
         extracted: its small model.
         ranges: its activation ranges, from the store.
         data: its test split is measured on; nothing is chosen by it.
+        recipe: the resolved recipe of the task, as the store keeps it.
     """
 
     extracted: ExtractedModel
     ranges: Mapping[str, ActivationRange]
     data: TaskData
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,15 @@ class _Lowered:
     reference: IntegerModel
     program: IntegerProgram
     x: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """Outputs of all tasks for the recorded inputs, notes on these, and what the manifest says of each range of inputs."""
+
+    outputs: NDArray[np.float32]
+    notes: tuple[str, ...]
+    inputs: list[dict[str, Any]]
 
 
 def deliver_jointly(members: Sequence[Member], owners: Mapping[str, OwnerView], target: Target, folder: Path) -> dict[str, Any]:
@@ -89,27 +102,55 @@ def _fill(draft: Path, lowered: list[_Lowered], owners: Mapping[str, OwnerView],
     tasks = {item.member.extracted.task: TaskSlots(item.program, item.member.extracted.slots) for item in lowered}
     programs = {task: member.program for task, member in tasks.items()}
     record, parts = gcc.write_measured(programs, share_weights(tasks, owners), target, draft)
-    outputs = _write_golden(draft, lowered)
-    write_description(draft, _manifest(lowered, target, record, parts, outputs))
-    parity = {item.member.extracted.task: _gates(draft, item, target) for item in lowered}
-    add_measurements(draft, {"parity.json": parity, "bench.json": bench_package(draft)})
+    write_description(draft, _manifest(lowered, target, record, parts, _write_golden(draft, lowered)))
+    share = share_record(integer_share(draft))
+    parity = {item.member.extracted.task: {**_gates(draft, item, target), **share} for item in lowered}
+    manifest = add_measurements(draft, {"parity.json": parity, "bench.json": bench_package(draft)})
+    write_manifest(draft, {**manifest, "accuracy": {task: found["accuracy"] for task, found in parity.items()}})
 
 
-def _write_golden(draft: Path, lowered: list[_Lowered]) -> NDArray[np.float32]:
-    """Recorded inputs, and the outputs of all tasks for them side by side."""
-    x = golden_inputs(tuple(lowered[0].x.shape[1:]))
+def _write_golden(draft: Path, lowered: list[_Lowered]) -> _Recorded:
+    """Recorded inputs of every range that a task has, and the outputs of all tasks for all of them side by side."""
+    spans: dict[InputRange, list[_Lowered]] = {}
+    for item in lowered:
+        options = package_options(item.member.data)
+        spans.setdefault(input_range(options.preprocessing, item.member.extracted, item.member.ranges), []).append(item)
+    drawn = {span: _drawn(span, items) for span, items in spans.items()}
+    x = np.concatenate([inputs.x for inputs in drawn.values()])
     outputs = np.concatenate([gcc.reference_outputs(item.program, torch.from_numpy(x.astype(np.float32))) for item in lowered], axis=1)
     np.savez_compressed(draft / GOLDEN_FILE, x=x, y=outputs[None])
-    return outputs
+    notes = tuple(inputs.note for inputs in drawn.values() if inputs.note)
+    return _Recorded(outputs, notes, [inputs.record(span) for span, inputs in drawn.items()])
+
+
+def _drawn(span: InputRange, items: list[_Lowered]) -> RecordedInputs:
+    """Inputs in the range of some tasks, which each of them answers apart."""
+
+    def answer(x: torch.Tensor) -> list[NDArray[np.float32]]:
+        return [gcc.reference_outputs(item.program, x) for item in items]
+
+    def outputs_of(found: list[NDArray[np.float32]]) -> list[tuple[NDArray[np.float32], float | None]]:
+        return [(outputs, item.program.target.step) for outputs, item in zip(found, items, strict=True)]
+
+    defaults = PackageOptions()
+    shape = tuple(items[0].x.shape[1:])
+    return record_inputs(shape, span, answer, outputs_of, count=defaults.golden_samples, seed=defaults.golden_seed)[0]
 
 
 def _manifest(
-    lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], outputs: NDArray[np.float32]
+    lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], recorded: _Recorded
 ) -> dict[str, Any]:
     members, options = [item.member.extracted for item in lowered], [package_options(item.member.data) for item in lowered]
     tasks = [
-        {**task, "preprocessing": option.preprocessing.record(), "labels": list(option.labels), "macs": extracted.macs, "first_output": first}
-        for task, option, extracted, first in zip(record["tasks"], options, members, _offsets(lowered), strict=True)
+        {
+            **task,
+            "preprocessing": option.preprocessing.record(),
+            "labels": list(option.labels),
+            "macs": item.member.extracted.macs,
+            "first_output": first,
+            "recipe": dict(item.member.recipe),
+        }
+        for task, option, item, first in zip(record["tasks"], options, lowered, _offsets(lowered), strict=True)
     ]
     artefact = Artefact(
         gcc.MODEL_FILE,
@@ -120,7 +161,7 @@ def _manifest(
         gcc.versions(target),
         output_step=min(item.program.target.step for item in lowered),
         quantization="graph",
-        notes=tuple(f"`{item.member.extracted.task}`: {note}" for item in lowered for note in item.reference.notes),
+        notes=(*(f"`{item.member.extracted.task}`: {note}" for item in lowered for note in item.reference.notes), *recorded.notes),
         channels={"program": {**record, "tasks": tasks}},
     )
     return {
@@ -128,12 +169,14 @@ def _manifest(
             artefact,
             target,
             task=", ".join(extracted.task for extracted in members),
-            preprocessing=options[0].preprocessing,
+            preprocessing=Preprocessing(),
             labels=[label for option in options for label in option.labels],
             shape=tuple(lowered[0].x.shape[1:]),
-            outputs=outputs,
+            outputs=recorded.outputs,
             arithmetic="integer",
         ),
+        "preprocessing": None,  # each task has its own
+        "recorded_inputs": recorded.inputs,
         "macs": sum(extracted.macs for extracted in members),
         "dense_macs": sum(extracted.dense_macs for extracted in members),
     }

@@ -48,11 +48,12 @@ class GateTolerances(_Frozen):
             Static int8 activations of a trained CIFAR-100 ResNet-20 reach 0.97 on 400 test images.
         sqnr_db: gate (b), signal to quantization noise of the logits. 20 dB is noise of a tenth of the logits' root mean square; a well calibrated
             8-bit CNN lies at 25 to 40, one activation scale that is wrong by a factor of 4 below 15.
-        integer_share: least fraction of multiply-accumulates in integer kernels by the runtime's own profile.
+        integer_share: least fraction of multiply-accumulates in integer kernels by the runtime's own profile; below it a package is written with a
+            warning that says what stays in float and why.
         float_error: gate (a) of a runtime that computes in floats: what an output step stands for there, as a fraction of the reference's largest
-            |output| on the recorded inputs. Two orders of adding n products differ by about sqrt(n) * 2^-24 of the sum of magnitudes (Higham and
-            Mary, SIAM J. Sci. Comput. 2019; n * 2^-24 at worst), 4e-6 for the 4,608 products of a 3x3 convolution of 512 channels; the limit is the
-            one that extraction's proof uses.
+            |output| on the recorded inputs, which lie in the task's own range. Two orders of adding n products differ by about sqrt(n) * 2^-24 of the
+            sum of magnitudes (Higham and Mary, SIAM J. Sci. Comput. 2019; n * 2^-24 at worst), 4e-6 for the 4,608 products of a 3x3 convolution of
+            512 channels; the limit is the one that extraction's proof uses.
     """
 
     output_steps: float = Field(default=1.0, ge=0)

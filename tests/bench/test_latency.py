@@ -9,6 +9,7 @@ from tsn_toolkit.bench.latency import Causes, bench_package, slower_warnings
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.onnxruntime import export_dense_fp32
 from tsn_toolkit.export.package import write_package
+from tsn_toolkit.export.processor import processor_record
 from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.target import load_target
 
@@ -29,6 +30,7 @@ def package(tmp_path_factory):
 def test_quartiles_of_both_models(package):
     result = bench_package(package / "p", dense_fp32=package / "dense.onnx", batches=(1, 4), seconds=0.1, rounds=2)
     assert result["threads"] == 1 and result["runtime"] == "onnxruntime"
+    assert {key: result[key] for key in processor_record()} == processor_record()
     for batch in ("batch_1", "batch_4"):
         numbers = result[batch]
         assert 0 < numbers["q1"] <= numbers["median"] <= numbers["q3"]

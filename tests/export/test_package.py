@@ -1,5 +1,6 @@
 """A whole package: weights, reference, README, manifest, and what stops one."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.artefact import require_modules
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.integer_interpreter import Codes, Sum, interpret
+from tsn_toolkit.export.integer_onnx import check_weights
 from tsn_toolkit.export.manifest import Preprocessing, read_manifest, sha256_of
 from tsn_toolkit.export.onnxruntime import export as export_onnxruntime
 from tsn_toolkit.export.onnxruntime_arithmetic import OnnxRuntimeArithmetic, requantized_sum
@@ -134,6 +136,21 @@ def test_same_inputs_same_bytes(package, task, ranges, tmp_path):
     options = PackageOptions(Preprocessing((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1 / 255), labels=(3, 1, 4, 1, 5))
     write_package(task, ranges, TARGET, tmp_path / "again", example_input=models.inputs(1), options=options)
     assert (tmp_path / "again" / "manifest.json").read_bytes() == (package / "manifest.json").read_bytes()
+
+
+def test_requantized_channels_are_compared_with_the_references(package, task, reference, tmp_path):
+    """A channel whose codes had to be rounded anew is the reference's, not free."""
+    changed = copy.copy(reference)
+    changed.requantized = {**reference.requantized, "conv1": (1,)}
+    proto = onnx.load(package / "model.onnx")
+    [weight] = [tensor for tensor in proto.graph.initializer if tensor.name == "conv1.weight"]
+    codes = numpy_helper.to_array(weight).copy()
+    check_weights(package / "model.onnx", task, changed)
+    codes[1, 0, 0, 0] ^= 1
+    weight.CopyFrom(numpy_helper.from_array(codes, weight.name))
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"layer `conv1`, channels \[1\], are not the store's integers"):
+        check_weights(tmp_path / "model.onnx", task, changed)
 
 
 def test_failed_measurement_leaves_nothing(task, ranges, tmp_path):

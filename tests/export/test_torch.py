@@ -18,7 +18,7 @@ from torch import nn
 
 import tsn_toolkit.export.torch as exporter
 from tsn_toolkit.bench.latency import bench_package
-from tsn_toolkit.delivery import _share_record
+from tsn_toolkit.delivery import share_record
 from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.package import PackageOptions, write_package
@@ -63,7 +63,7 @@ def test_package_passes_both_gates(package, task):
     x = models.inputs(48, seed=7)
     parity = run_gates(package, task, exporter.from_integers(task), TARGET, x, task.model(x).argmax(1))
     assert parity.passed and parity.output_steps < 1 and parity.accuracy == 1.0
-    assert integer_share(package) is None and _share_record(package) == {"integer_mac_share": None, "stays_float": []}
+    assert integer_share(package) is None and share_record(None) == {"integer_mac_share": None, "stays_float": [], "float_reasons": {}}
     manifest = read_manifest(package)
     assert (manifest["arithmetic"], manifest["quantization"], manifest["model_file"]) == ("float", "none", "model.pt2")
     assert sum(manifest["bytes_by_part"].values()) == (package / "model.pt2").stat().st_size

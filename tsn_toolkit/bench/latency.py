@@ -5,7 +5,6 @@ One model per process, the processes of all models taking turns, so that none me
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.artefact import require_runtime
 from tsn_toolkit.export.child import latencies_ms
 from tsn_toolkit.export.package_folder import checked_manifest
+from tsn_toolkit.export.processor import processor_record
 from tsn_toolkit.export.runtime import load_runtime
 
 _SPEEDUPS = {"speedup": "dense_fp32_", "speedup_over_vendor_int8": "vendor_int8_"}
@@ -72,8 +72,9 @@ def bench_package(
         rounds: processes per model and batch size.
 
     Returns:
-        {"threads", "runtime", "machine", "batch_<n>": {"median", "q1", "q3", "calls", "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3",
-        "speedup", the same for "vendor_int8_" and "speedup_over_vendor_int8"}, "warnings": [...]}; times in milliseconds per batch.
+        {"threads", "runtime", "machine", "processor", "vnni", "bf16", "batch_<n>": {"median", "q1", "q3", "calls",
+        "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3", "speedup", the same for "vendor_int8_" and
+        "speedup_over_vendor_int8"}, "warnings": [...]}; times in milliseconds per batch. `processor`, `vnni`, `bf16`: see `processor_record`.
         Where the target cannot be timed on this machine: see `not_timed`.
 
     Raises:
@@ -97,7 +98,7 @@ def bench_package(
     if vendor_int8 is not None:
         models["vendor_int8_"] = (vendor_int8, plain)
     causes = Causes(slow_kernels=entries != plain, computes_float=manifest["arithmetic"] == "float", whole=manifest["macs"] == manifest["dense_macs"])
-    result: dict[str, Any] = {"threads": threads, "runtime": target["runtime"], "machine": platform.machine(), "warnings": []}
+    result: dict[str, Any] = {"threads": threads, "runtime": target["runtime"], **processor_record(), "warnings": []}
     generator = np.random.Generator(np.random.PCG64(0))
     for batch in batches:
         x = generator.standard_normal((batch, *manifest["inputs"][0]["shape"][1:])).astype(np.float32)

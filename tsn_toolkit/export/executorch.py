@@ -32,6 +32,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.pte"
 DISTRIBUTION = "executorch"
+REQUIREMENTS = ("executorch", "torch")
 admissible_outputs = admissible_by(XnnpackArithmetic)
 LARGEST_BATCH = 64
 """A program plans its memory for batches up to this."""

@@ -36,6 +36,7 @@ from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
 from tsn_toolkit.target import Target
 
 DISTRIBUTION = ""
+REQUIREMENTS = ("gcc",)
 VENDOR_INT8 = None
 MODEL_FILE = "model.c"
 WEIGHTS_FILE = "weights.c"

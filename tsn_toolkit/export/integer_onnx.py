@@ -160,10 +160,10 @@ def onnx_bytes(model: nn.Module, example: torch.Tensor, opset: int, **more: Any)
 
 
 def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel) -> None:
-    """Compare the INT8 weights of a file on disk with the store's integers.
+    """Compare the INT8 weights of a file on disk with the store's integers, with the listed signs; requantized channels with the reference's.
 
     Raises:
-        ExportError: a weight is missing or, outside the listed negated and requantized channels, differs from the store's q.
+        ExportError: a weight is missing or differs.
     """
     import onnx
     from onnx import numpy_helper
@@ -176,10 +176,10 @@ def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel
         if found is None or found.dtype != np.int8 or found.shape != codes.shape:
             raise ExportError(f"`{path.name}` holds no INT8 weight of shape {codes.shape} for layer `{layer}`.")
         expected = codes.copy()
-        negated = list(reference.negated[layer])
+        negated, changed = list(reference.negated[layer]), list(reference.requantized[layer])
         expected[negated] = -expected[negated]
-        rows = np.flatnonzero((found != expected).reshape(len(codes), -1).any(axis=1))
-        wrong = sorted(set(rows.tolist()) - set(reference.requantized[layer]))
+        expected[changed] = reference.codes[layer][changed]
+        wrong = np.flatnonzero((found != expected).reshape(len(codes), -1).any(axis=1)).tolist()
         if wrong:
             raise ExportError(f"`{path.name}`: weights of layer `{layer}`, channels {wrong[:8]}, are not the store's integers.")
 

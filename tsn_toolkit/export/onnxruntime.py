@@ -30,6 +30,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "onnxruntime"
+REQUIREMENTS = ("onnxruntime",)
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 admissible_outputs = admissible_by(*(partial(OnnxRuntimeArithmetic, order=order) for order in ORDERS))

@@ -26,6 +26,7 @@ from tsn_toolkit.export.vendor_int8 import VendorInt8
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "openvino"
+REQUIREMENTS = ("openvino",)
 export = integer_onnx.export
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32

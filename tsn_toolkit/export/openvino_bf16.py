@@ -24,6 +24,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = integer.DISTRIBUTION
+REQUIREMENTS = integer.REQUIREMENTS
 VENDOR_INT8 = None  # the integer target stands beside it
 check_weights = float_onnx.check_weights
 admissible_outputs = program.admissible_outputs

@@ -2,7 +2,7 @@
 
     model.onnx      the artefact, or model.pt2 and the files beside it: what the runtime reads
     manifest.json   what the folder holds, with a sha256 for every other file; canonical JSON without time, host or path
-    golden.npz      `x`: seeded synthetic inputs, `y`: outputs of the reference, once for each arithmetic that a processor may choose
+    golden.npz      `x`: seeded synthetic inputs in the task's range, `y`: the reference's outputs, once for each arithmetic a processor may choose
     README.md       code that loads and runs the model with numpy and the runtime alone
     parity.json     what the gates measured
     bench.json      what the benchmark measured
@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.artefact import Artefact, write_atomically
+from tsn_toolkit.export.golden import input_range, record_inputs
 from tsn_toolkit.export.manifest import Preprocessing, add_measurements, describe, read_manifest, write_manifest
 from tsn_toolkit.export.readme import readme_text
 from tsn_toolkit.export.runtime import Runtime, load_runtime
@@ -56,6 +57,16 @@ class PackageOptions:
     golden_seed: int = 0
     unit_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """The reference's outputs for the recorded inputs, the kind of their arithmetic, what the manifest says of the inputs, and notes on them."""
+
+    outputs: NDArray[np.float32]
+    kind: str
+    notes: tuple[str, ...]
+    inputs: Mapping[str, Any]
 
 
 def write_package(
@@ -95,18 +106,19 @@ def write_package(
     def fill(draft: Path) -> None:
         artefact = runtime.export(extracted, ranges, target, draft, example_input=example_input, unit_masks=options.unit_masks)
         shape = tuple(example_input.shape[1:])
-        outputs, kind = _write_golden(draft, runtime, artefact, shape, options)
+        recorded = _write_golden(draft, extracted, ranges, runtime, artefact, shape, options)
         manifest = {
             **describe(
-                artefact,
+                replace(artefact, notes=(*artefact.notes, *recorded.notes)),
                 target,
                 task=extracted.task,
                 preprocessing=options.preprocessing,
                 labels=options.labels,
                 shape=shape,
-                outputs=outputs,
-                arithmetic=kind,
+                outputs=recorded.outputs,
+                arithmetic=recorded.kind,
             ),
+            "recorded_inputs": [recorded.inputs],
             "recipe": dict(options.recipe),
             "layers": [{"name": name, "weight_shape": list(codes.shape)} for name, codes in extracted.q.items()],
             "macs": extracted.macs,
@@ -151,21 +163,28 @@ def write_description(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_manifest(folder, manifest)
 
 
-def golden_inputs(shape: tuple[int, ...], count: int = 16, seed: int = 0) -> NDArray[np.float16]:
-    """Seeded standard normal inputs (count, *shape), in float16 which holds them exactly as they are used."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    return generator.standard_normal((count, *shape)).astype(np.float16)
-
-
 def _write_golden(
-    folder: Path, runtime: Runtime, artefact: Artefact, shape: tuple[int, ...], options: PackageOptions
-) -> tuple[NDArray[np.float32], str]:
+    folder: Path,
+    extracted: ExtractedModel,
+    ranges: Mapping[str, ActivationRange],
+    runtime: Runtime,
+    artefact: Artefact,
+    shape: tuple[int, ...],
+    options: PackageOptions,
+) -> _Recorded:
     """Record inputs and the reference's outputs."""
-    x = golden_inputs(shape, options.golden_samples, options.golden_seed)
+    span = input_range(options.preprocessing, extracted, ranges)
+    inputs, admissible = record_inputs(
+        shape,
+        span,
+        lambda x: list(runtime.admissible_outputs(artefact.reference, x)),
+        lambda found: [(found[0][0], artefact.output_step)],
+        count=options.golden_samples,
+        seed=options.golden_seed,
+    )
     recorded: list[NDArray[np.float32]] = []
-    admissible = list(runtime.admissible_outputs(artefact.reference, torch.from_numpy(x.astype(np.float32))))
     for outputs, _ in admissible:
         if not any(np.array_equal(outputs, earlier) for earlier in recorded):
             recorded.append(outputs)
-    np.savez_compressed(folder / GOLDEN_FILE, x=x, y=np.stack(recorded))
-    return admissible[0]
+    np.savez_compressed(folder / GOLDEN_FILE, x=inputs.x, y=np.stack(recorded))
+    return _Recorded(*admissible[0], notes=(inputs.note,) if inputs.note else (), inputs=inputs.record(span))

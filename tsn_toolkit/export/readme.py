@@ -9,15 +9,15 @@ from tsn_toolkit.export.runtime import Runtime
 
 _TEMPLATE = """# {task} for {target}
 
-One task as {kind} model ({model_bytes_note}). It needs numpy and {runtime} >= {minimum_version}.
+{contents} It needs {requirements}.
 
-Input `{input_name}`: float32 {input_shape}, {preprocessing}. Output `{output_name}`: float32 {output_shape}{labels}.
-
+Input `{input_name}`: float32 {input_shape}{preprocessing}. Output `{output_name}`: float32 {output_shape}{labels}.
+{tasks}{notes}
 Run this in the package's folder:
 
 ```python
 {code}steps = min(np.abs(logits - recorded).max() for recorded in golden["y"]) / {output_step!r}  # one per order in which processors add
-print("classes:", logits.argmax(axis=1))
+{answers}
 print(f"largest difference to the recorded outputs: {{steps:.3f}} output steps")
 ```
 {note}{not_run}
@@ -33,27 +33,61 @@ def readme_text(manifest: Mapping[str, Any], runtime: Runtime, golden_file: str)
         runtime: what the package runs in.
         golden_file: name of the file with the recorded inputs and outputs.
     """
-    target = manifest["target"]
     given, wanted = manifest["inputs"][0], manifest["outputs"][0]
+    tasks = _tasks(manifest)
     note = runtime.readme_note(manifest)
     return _TEMPLATE.format(
         task=manifest["task"],
-        target=target["name"],
-        kind="a float32" if manifest["arithmetic"] == "float" else "an INT8",
-        runtime=runtime.DISTRIBUTION or target["runtime"],
-        minimum_version=target["minimum_version"],
-        model_bytes_note=f"{manifest['macs']:,} multiply-accumulates per example",
+        target=manifest["target"]["name"],
+        contents=_contents(manifest, len(tasks)),
+        requirements=_requirements(runtime, manifest["target"]["minimum_version"]),
         input_name=given["name"],
         input_shape=_shape(given["shape"]),
-        preprocessing=_preprocessing(manifest["preprocessing"]),
+        preprocessing="" if tasks else f", {_preprocessing(manifest['preprocessing'])}",
         output_name=wanted["name"],
         output_shape=_shape(wanted["shape"]),
-        labels=", labels " + ", ".join(str(label) for label in manifest["labels"]) if manifest["labels"] else "",
+        labels="" if tasks else _labels(manifest["labels"]),
+        tasks="".join(_task_line(task) for task in tasks),
+        notes="".join(f"\n{note}\n" for note in manifest["notes"]),
         code=runtime.readme_code(manifest, golden_file),
+        answers="\n".join(_answer_line(task) for task in tasks) or 'print("classes:", logits.argmax(axis=1))',
         output_step=manifest["output_step"],
         note=f"\n{note}\n" if note else "",
         not_run=f"\nThis package was {manifest['not_run']}.\n" if manifest["not_run"] else "",
     )
+
+
+def _tasks(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tasks of a program that holds several; none for a package of one task."""
+    return [task for task in manifest.get("program", {}).get("tasks", []) if "first_output" in task]
+
+
+def _contents(manifest: Mapping[str, Any], tasks: int) -> str:
+    kind = "a float32" if manifest["arithmetic"] == "float" else "an INT8"
+    if tasks:
+        return f"{tasks} tasks in one program, each {kind} model ({manifest['macs']:,} multiply-accumulates per example together)."
+    return f"One task as {kind} model ({manifest['macs']:,} multiply-accumulates per example)."
+
+
+def _requirements(runtime: Runtime, minimum_version: str) -> str:
+    names = ["numpy", f"{runtime.REQUIREMENTS[0]} >= {minimum_version}", *runtime.REQUIREMENTS[1:]]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _task_line(task: Mapping[str, Any]) -> str:
+    first, last = task["first_output"], task["first_output"] + task["output_size"] - 1
+    what = f"{task['macs']:,} multiply-accumulates; input {_preprocessing(task['preprocessing'])}; outputs {first} to {last}{_labels(task['labels'])}"
+    return f"\n- `{task['name']}`: {what}"
+
+
+def _answer_line(task: Mapping[str, Any]) -> str:
+    first = task["first_output"]
+    name = f"classes of {task['name']}:"
+    return f'print({name!r}, logits[:, {first}:{first + task["output_size"]}].argmax(axis=1))'
+
+
+def _labels(labels: list[Any]) -> str:
+    return ", labels " + ", ".join(str(label) for label in labels) if labels else ""
 
 
 def _shape(shape: list[Any]) -> str:

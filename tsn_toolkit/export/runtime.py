@@ -39,6 +39,11 @@ class Runtime(Protocol):
         """Name of its Python package, whose version a manifest states; "" where it is none."""
         ...
 
+    @property
+    def REQUIREMENTS(self) -> tuple[str, ...]:
+        """What `readme_code` needs beside numpy; the target's `minimum_version` is of the first."""
+        ...
+
     def cannot_run(self) -> str:
         """Why this machine cannot run what is exported here, in the words that a package carries, or ""."""
         ...
@@ -111,7 +116,7 @@ class Runtime(Protocol):
         ...
 
     def readme_code(self, manifest: Mapping[str, Any], golden_file: str) -> str:
-        """Python for a user: computes `logits` of the recorded inputs in the package's folder, with numpy and the runtime alone."""
+        """Python for a user: computes `logits` of the recorded inputs in the package's folder, with numpy and `REQUIREMENTS` alone."""
         ...
 
     def readme_note(self, manifest: Mapping[str, Any]) -> str:

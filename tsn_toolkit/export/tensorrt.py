@@ -28,6 +28,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "tensorrt"
+REQUIREMENTS = ("tensorrt", "torch")
 VENDOR_INT8 = None  # TensorRT's own calibration runs while an engine is built, on a GPU
 export_dense_fp32 = integer_onnx.export_dense_fp32
 admissible_outputs = admissible_by(TensorRtArithmetic)

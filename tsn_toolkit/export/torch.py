@@ -32,6 +32,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.pt2"
 DISTRIBUTION = "torch"
+REQUIREMENTS = ("torch",)
 VENDOR_INT8 = None  # torchao's int8 for CPUs needs a compiler where the model runs; a program that is loaded with torch alone has no such kernels
 WEIGHTS_FILE = "weights.safetensors"
 PLAN_FILE = "plan.json"

@@ -23,6 +23,7 @@ from tsn_toolkit.target import Target
 
 MODEL_FILE = program.MODEL_FILE
 DISTRIBUTION = program.DISTRIBUTION
+REQUIREMENTS = program.REQUIREMENTS
 VENDOR_INT8 = program.VENDOR_INT8
 check_weights = program.check_weights
 admissible_outputs = program.admissible_outputs

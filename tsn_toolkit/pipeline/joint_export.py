@@ -73,4 +73,4 @@ def _member(store: Store, task: str, data_path: Path | None) -> Member:
     if data_path is not None:
         recipe = with_data_path(recipe, index, str(data_path))
     shop, weights = workshop_of_store(store), store.weights(task)
-    return Member(extract(shop.factory, shop.graph, weights), weights.ranges, load_task(recipe, index))
+    return Member(extract(shop.factory, shop.graph, weights), weights.ranges, load_task(recipe, index), store.recipe(task))
