@@ -139,7 +139,7 @@ def _tsn(density: float, *, small: bool = False, alone: bool = False) -> Variant
 def _full(density: float) -> Variant:
     """Fewer bits where validation allows, and fewer own slots; `tsn` of the same density is the control."""
     name = f"tsn-{_percent(density)}"
-    settings = (*_tsn(density).overrides, "plan.adapt_bits=true", "post_training.prune_share=0.2")
+    settings = (*_tsn(density).overrides, "plan.adapt_bits=true", "post_training.prune_share=0.1")
     return Variant(f"{name}-full", f"as {name}, at most 4 bits, adapted, pruned after training", settings, "tsn")
 
 

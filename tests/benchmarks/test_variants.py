@@ -41,7 +41,7 @@ def test_an_encoding_says_its_density_whatever_the_recipe_has(benchmark):
 @pytest.mark.parametrize("control", ["tsn-30", "tsn-10"])
 def test_full_variants_differ_from_their_control_by_what_they_add_alone(benchmark, control):
     settings = {variant.name: variant.settings for variant in variants_of(benchmark)}
-    assert settings[f"{control}-full"] == (*settings[control], "plan.adapt_bits=true", "post_training.prune_share=0.2")
+    assert settings[f"{control}-full"] == (*settings[control], "plan.adapt_bits=true", "post_training.prune_share=0.1")
 
 
 def test_every_choice_of_sparcls_parts_is_there_once():
