@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import export_models as models
@@ -22,18 +21,6 @@ from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
 TARGET = load_target("cpu_onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def package(task, ranges, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packages") / "residual"
-    write_package(task, ranges, TARGET, folder, example_input=models.inputs(1))
-    return folder
-
-
-@pytest.fixture
-def copy(package, tmp_path):
-    return Path(shutil.copytree(package, tmp_path / "copy"))
 
 
 def flip_high_bit(folder: Path) -> None:

@@ -3,35 +3,19 @@
 import importlib.metadata
 import importlib.util
 import json
-import shutil
-from pathlib import Path
 
-import export_models as models
 import numpy as np
 import pytest
 
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export.manifest import add_measurements
-from tsn_toolkit.export.package import write_package
 from tsn_toolkit.export.package_folder import checked_manifest, is_package, target_of
 from tsn_toolkit.pipeline.commands import verify_path
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.package_check import verify_package
 
 TARGET = load_target("cpu_onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def package(task, ranges, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packages") / "residual"
-    write_package(task, ranges, TARGET, folder, example_input=models.inputs(1))
-    return folder
-
-
-@pytest.fixture
-def copy(package, tmp_path):
-    return Path(shutil.copytree(package, tmp_path / "copy"))
 
 
 def change(folder, edit):
