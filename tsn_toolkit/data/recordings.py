@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
 import torch
 
 from tsn_toolkit.errors import DataError
@@ -30,13 +29,24 @@ def recordings_by_overlap(x: torch.Tensor, labels: torch.Tensor, fraction: float
     starts: dict[tuple[int, bytes], list[int]] = {}
     for index, (label, head) in enumerate(zip(labels.tolist(), x[..., :shared].contiguous().numpy(), strict=True)):
         starts.setdefault((label, head.tobytes()), []).append(index)
-    followed = nx.empty_graph(len(x))
+    recording = list(range(len(x)))
     for index, (label, tail) in enumerate(zip(labels.tolist(), x[..., samples - shared :].contiguous().numpy(), strict=True)):
-        followed.add_edges_from((index, following) for following in starts.get((label, tail.tobytes()), ()))
-    recordings = sorted(nx.connected_components(followed), key=min)
-    if len(recordings) == len(x):
+        for following in starts.get((label, tail.tobytes()), ()):
+            _join(recording, index, following)
+    roots = [_root(recording, index) for index in range(len(x))]
+    numbers = {root: number for number, root in enumerate(sorted(set(roots)))}
+    if len(numbers) == len(x):
         raise DataError(f"{origin}: no window begins with the {shared} samples that another ends with. Correct `overlap` or the layout.")
-    numbers = torch.empty(len(x), dtype=torch.int64)
-    for number, members in enumerate(recordings):
-        numbers[list(members)] = number
-    return numbers
+    return torch.tensor([numbers[root] for root in roots])
+
+
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]
+        index = parents[index]
+    return index
+
+
+def _join(parents: list[int], one: int, other: int) -> None:
+    first, second = sorted((_root(parents, one), _root(parents, other)))
+    parents[second] = first

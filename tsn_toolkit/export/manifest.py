@@ -155,8 +155,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def _output_step(artefact: Artefact, target: Target, outputs: NDArray[np.float32], kind: str) -> float:
     """What gate (a) counts in: the output quantizer's step, or what stands in for it where there is no such quantizer.
 
-    That is a fraction of the reference's largest |output| on the recorded inputs, which lie in the task's own range, so that outputs are as large as
-    real ones.
+    That is a fraction of the reference's largest |output| on the recorded inputs, which lie in the task's own range; outputs of real
+    examples may be larger.
     """
     if artefact.output_step is not None:
         return artefact.output_step
