@@ -26,6 +26,7 @@ test: lint typecheck
 
 lint: setup-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 typecheck: setup-test
 	$(BIN)/mypy

@@ -1,8 +1,8 @@
 """Accuracy, bytes and cost of many settings on one benchmark: run one, run all that is missing, make the table and the plots. See README.md.
 
-    python benchmarks/continual.py run permuted_digits dense-cold --seed 0
-    python benchmarks/continual.py all permuted_digits --seeds 0,1,2
-    python benchmarks/continual.py table permuted_digits
+python benchmarks/continual.py run permuted_digits dense-cold --seed 0
+python benchmarks/continual.py all permuted_digits --seeds 0,1,2
+python benchmarks/continual.py table permuted_digits
 """
 
 from __future__ import annotations

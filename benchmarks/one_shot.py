@@ -250,9 +250,7 @@ def render(result: Mapping[str, Any]) -> str:
         "# One-shot pruning without retraining",
         "",
         f"`{result['command']}` ({result['wall_s']} s), recipe `{RECIPE}`, seeds {', '.join(str(run['seed']) for run in runs)}, "
-        f"{result['processor']}; "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        + ".",
+        f"{result['processor']}; " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
         "",
         f"Accuracy in percent on {images} test images, looked at after all masks were made; mean and sample deviation over seeds, which draw the "
         f"calibration images. The test images are the same for all; standard error of one number near the dense one: {standard_error:.1f} points. "

@@ -187,9 +187,7 @@ def page(result: Mapping[str, Any]) -> str:
 @click.option("--seeds", default="0,1,2", show_default=True, help="Of the comparison of accuracy; empty leaves it out.")
 @click.option("--tasks", type=click.IntRange(1), default=3, show_default=True, help="Of the comparison of accuracy.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Folder to write into.")
-def main(
-    networks: tuple[str, ...], optimizers: tuple[str, ...], schedules: tuple[int, ...], turns: int, seeds: str, tasks: int, out: Path
-) -> None:
+def main(networks: tuple[str, ...], optimizers: tuple[str, ...], schedules: tuple[int, ...], turns: int, seeds: str, tasks: int, out: Path) -> None:
     """Measures, prints and writes; rows that are not measured this time stay as the files have them."""
     torch.set_num_threads(1)
     file, made = out / "training.json", {"processor": processor(), "versions": versions(), "source_sha256": source_digest()}

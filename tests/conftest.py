@@ -63,19 +63,19 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tsn() -> Iterator[Callable[..., Result]]:
     """Runs `tsn ARGUMENTS` in this process on one thread; a run's own measuring, which has tests of its own, stays in this process too."""
-    from tsn_toolkit import command_line
+    from tsn_toolkit.command_line import main, terminal
     from tsn_toolkit.verify.measure import measure_store
 
-    hooks_of_a_command = command_line._hooks
+    hooks_of_a_command = terminal.hooks
 
     def run(*arguments: object) -> Result:
-        return CliRunner().invoke(command_line.main, [str(argument) for argument in arguments], catch_exceptions=False)
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         here = {"measure": lambda path, *, data_paths=None: measure_store(path)}
-        patch.setattr(command_line, "_hooks", lambda: replace(hooks_of_a_command(), **here))
+        patch.setattr(terminal, "hooks", lambda: replace(hooks_of_a_command(), **here))
         yield run
     torch.set_num_threads(threads)
 

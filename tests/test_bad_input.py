@@ -13,7 +13,7 @@ from tsn_toolkit.store.folder import writer_lock
 
 Run = Callable[..., Result]
 
-MODELS = '''
+MODELS = """
 import torch
 from torch import nn
 
@@ -82,7 +82,7 @@ def batch(): return Net(nn.BatchNorm2d(8, track_running_stats=False))
 def group(): return Net(nn.GroupNorm(2, 8))
 def wide(width): return Net(nn.Identity())
 def number(): return 3
-'''
+"""
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 from tsn_toolkit import command_line
+from tsn_toolkit.command_line import terminal
 from tsn_toolkit.verify.measure import measure_store
-hooks = command_line._hooks
-command_line._hooks = lambda: replace(hooks(), measure=lambda path, *, data_paths=None: measure_store(path))
+hooks = terminal.hooks
+terminal.hooks = lambda: replace(hooks(), measure=lambda path, *, data_paths=None: measure_store(path))
 command_line.main(sys.argv[1:])
 """
 
@@ -53,7 +54,6 @@ def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], delay
 
 def says(out: Path, text: str) -> Callable[[], bool]:
     return lambda: (out / "log.txt").exists() and text in (out / "log.txt").read_text(encoding="utf-8")
-
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,7 @@ def test_superseded_bytes_are_those_of_all_parts_but_the_last(er_run: Path) -> N
     assert sizes[-1] > memory["x"].nbytes + memory["rows"].nbytes, "a replay buffer is paid for"
 
 
-def test_a_run_is_the_same_bytes_as_one_task_and_added_tasks(
-    tsn: Callable[..., Result], er_run: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_the_same_bytes_as_one_task_and_added_tasks(tsn: Callable[..., Result], er_run: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     assert tsn("run", tiny_recipe, *ER, "--set", "tasks.count=1", "--out", tmp_path / "run").exit_code == 0
     for _ in range(2):
         assert tsn("add-task", tmp_path / "run" / "store", tiny_recipe, *ER).exit_code == 0

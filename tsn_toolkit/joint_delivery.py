@@ -137,9 +137,7 @@ def _drawn(span: InputRange, items: list[_Lowered]) -> RecordedInputs:
     return record_inputs(shape, span, answer, outputs_of, count=defaults.golden_samples, seed=defaults.golden_seed)[0]
 
 
-def _manifest(
-    lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], recorded: _Recorded
-) -> dict[str, Any]:
+def _manifest(lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], recorded: _Recorded) -> dict[str, Any]:
     members, options = [item.member.extracted for item in lowered], [package_options(item.member.data) for item in lowered]
     tasks = [
         {

@@ -24,9 +24,7 @@ class Action:
     prepare: Callable[[], object] = lambda: None
 
 
-def take_turns(
-    actions: dict[str, Action], turns: int, *, before: Callable[[], object] = lambda: None, fresh: bool = False
-) -> dict[str, list[float]]:
+def take_turns(actions: dict[str, Action], turns: int, *, before: Callable[[], object] = lambda: None, fresh: bool = False) -> dict[str, list[float]]:
     """Seconds of each action in each turn.
 
     Args:

@@ -73,7 +73,10 @@ def test_the_dense_file_holds_all_heads_and_nothing_without_use(tmp_path):
     tensors = load_file(path)
     assert size == path.stat().st_size == header_bytes(path) + 4 * sum(tensor.numel() for tensor in tensors.values())
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items() if "head" in name} == {
-        "heads.0.weight": (3, 32), "heads.0.bias": (3,), "heads.1.weight": (2, 32), "heads.1.bias": (2,),
+        "heads.0.weight": (3, 32),
+        "heads.0.bias": (3,),
+        "heads.1.weight": (2, 32),
+        "heads.1.bias": (2,),
     }
     names = {name for name in samples.factory().state_dict() if not name.startswith("head") and "num_batches_tracked" not in name}
     assert names == {name for name in tensors if not name.startswith("heads")}

@@ -12,9 +12,9 @@ def test_seeds_and_sides_of_several_sources_are_named(make_line):
     heading, _, mixed, pairs = versions(lines)
     assert heading == "## Versions"
     assert mixed.splitlines()[2:] == ["| `tsn-10` | `aaaabbbb` (seeds 0, 1), `ccccdddd` (seed 2) |"]
-    assert pairs.splitlines()[2:] == [
-        "| `tsn-10` | `wsn-fp32-10` | `aaaabbbb` (seeds 0, 1), `ccccdddd` (seed 2) | `aaaabbbb` (seeds 0, 1, 2) |"
-    ], "with `alone-10` only the seeds of both count"
+    assert pairs.splitlines()[2:] == ["| `tsn-10` | `wsn-fp32-10` | `aaaabbbb` (seeds 0, 1), `ccccdddd` (seed 2) | `aaaabbbb` (seeds 0, 1, 2) |"], (
+        "with `alone-10` only the seeds of both count"
+    )
 
 
 def test_one_source_is_said(make_line):

@@ -42,7 +42,7 @@ def test_nothing_is_left_running(tmp_path: Path, sleeps: str, limit: int) -> Non
         with pytest.raises(TimeoutError):
             run_limited(command, tmp_path, seconds=limit)
     else:
-        silent = [sys.executable, "-c", PARENT.replace("100)\"])", "100)\"], stdout=-3, stderr=-3)"), sleeps]
+        silent = [sys.executable, "-c", PARENT.replace('100)"])', '100)"], stdout=-3, stderr=-3)'), sleeps]
         assert run_limited(silent, tmp_path, seconds=limit).returncode == 0
     wait_until_ended((tmp_path / "pid").read_text())
 

@@ -1,6 +1,5 @@
 """Programs for PyTorch on a GPU: the same file as for the CPU, run where CUDA is, and a package that says so where it is not."""
 
-
 import export_models as models
 import numpy as np
 import pytest

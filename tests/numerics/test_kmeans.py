@@ -98,7 +98,7 @@ def test_better_than_scikit_learn():
 
 def test_no_values_and_few_values():
     assert kmeans_1d([], 3)[0].tolist() == [0, 0, 0]
-    assert kmeans_1d([2.0, 1.0, 2.0], 3) [0].tolist() == [1, 2, 2]
+    assert kmeans_1d([2.0, 1.0, 2.0], 3)[0].tolist() == [1, 2, 2]
 
 
 def test_codebook():

@@ -58,9 +58,7 @@ def wrap_(model, own, *, bit_width=2, inherited=True):
 
 def integers(model):
     """Layer -> integers that it computes with."""
-    return {
-        name: (wrapper(latent).detach() / wrapper.scale.view(-1, *[1] * (latent.dim() - 1))).round() for name, wrapper, latent in wrapped(model)
-    }
+    return {name: (wrapper(latent).detach() / wrapper.scale.view(-1, *[1] * (latent.dim() - 1))).round() for name, wrapper, latent in wrapped(model)}
 
 
 def in_float(model, x):

@@ -17,9 +17,7 @@ ROWS = torch.tensor([0, 3])
 def test_labels_compete_within_the_task_or_with_all():
     within = (math.log(math.e + math.e**2) - 1 + math.log(1 + math.e**3) - 3) / 2
     assert float(label_loss(LOGITS, ROWS, KNOWN)) == pytest.approx(within, rel=1e-6)
-    everywhere = (
-        math.log(math.e + math.e**2 + 2 * math.e**9) - 1 + math.log(2 * math.e**9 + 1 + math.e**3) - 3
-    ) / 2
+    everywhere = (math.log(math.e + math.e**2 + 2 * math.e**9) - 1 + math.log(2 * math.e**9 + 1 + math.e**3) - 3) / 2
     assert float(label_loss(LOGITS, ROWS, UNKNOWN)) == pytest.approx(everywhere, rel=1e-6)
 
 

@@ -47,8 +47,11 @@ def test_a_rule_that_makes_every_row_worse_changes_nothing_and_layers_without_co
     assert [change.layer for change in changes] == ["0", "3"]
     assert "owns no codes" in changes[0].reason and changes[1].changed == 0 and not changes[1].reason
     assert changes[1].error_after == changes[1].error_before > 0
-    assert all(torch.equal(model.state_dict()[key][~torch.isnan(tensor)], tensor[~torch.isnan(tensor)]) for key, tensor in state.items()
-               if not key.endswith("original"))
+    assert all(
+        torch.equal(model.state_dict()[key][~torch.isnan(tensor)], tensor[~torch.isnan(tensor)])
+        for key, tensor in state.items()
+        if not key.endswith("original")
+    )
 
 
 def test_a_grouped_layer_is_rounded_by_the_inputs_of_each_group():

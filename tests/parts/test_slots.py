@@ -97,7 +97,12 @@ def test_layer_integers_by_hand():
     assert layer_integers(planes, inherited).tolist() == [[127, -35, 37], [9, -6, -127]]
     refinement = Refinement(np.array([1, 0], np.uint8), np.array([-4, 60], np.int8), 1)
     codes = LayerCodes(
-        np.array([[3, 1, 0], [2, 3, 2]], np.uint8), np.array([1, 0], np.uint8), np.array([-9, 8], np.int8), 1, np.ones(2, np.float32), "element",
+        np.array([[3, 1, 0], [2, 3, 2]], np.uint8),
+        np.array([1, 0], np.uint8),
+        np.array([-9, 8], np.int8),
+        1,
+        np.ones(2, np.float32),
+        "element",
         refinement,
     )
     assert layer_integers(codes, inherited).tolist() == [[127, -5, 0], [8, -1, -9]]

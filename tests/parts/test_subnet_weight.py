@@ -18,7 +18,12 @@ GRADIENT = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
 
 def make(rule, q, present, scale, mask, *, bit_width=2, max_code=127):
     wrapper = SubnetWeight(
-        torch.tensor(q), torch.tensor(present), None if scale is None else torch.tensor(scale), rule=rule, density=0.5, bit_width=bit_width,
+        torch.tensor(q),
+        torch.tensor(present),
+        None if scale is None else torch.tensor(scale),
+        rule=rule,
+        density=0.5,
+        bit_width=bit_width,
         max_code=max_code,
     )
     wrapper.mask.copy_(torch.tensor(mask))
@@ -90,7 +95,12 @@ def random_wrapper(rule, seed, *, bit_width=3, max_code=127, shape=(5, 3, 2)):
         present[1], scale[1] = False, 0.0
     q = np.where(present, random.integers(-max_code, max_code + 1, shape), 0)
     wrapper = SubnetWeight(
-        torch.from_numpy(q.astype(np.float32)), torch.from_numpy(present), torch.from_numpy(scale), rule=rule, density=0.5, bit_width=bit_width,
+        torch.from_numpy(q.astype(np.float32)),
+        torch.from_numpy(present),
+        torch.from_numpy(scale),
+        rule=rule,
+        density=0.5,
+        bit_width=bit_width,
         max_code=max_code,
     )
     wrapper.mask.copy_(torch.from_numpy(random.random(shape) < 0.6))
@@ -146,8 +156,13 @@ def test_weights_outside_the_own_slots_do_not_leak(rule):
 
 
 def test_fix_scale_keeps_inherited_scales_and_gives_headroom_to_fresh_ones():
-    wrapper = make("select", [[7.0, 0.0], [0.0, 0.0], [0.0, 0.0]], [[True, False], [False, False], [False, False]], [0.5, 0.0, 0.0],
-                   [[True, True], [True, False], [False, False]])
+    wrapper = make(
+        "select",
+        [[7.0, 0.0], [0.0, 0.0], [0.0, 0.0]],
+        [[True, False], [False, False], [False, False]],
+        [0.5, 0.0, 0.0],
+        [[True, True], [True, False], [False, False]],
+    )
     wrapper.fix_scale_(torch.tensor([[9.0, 9.0], [-2.0, 8.0], [1.0, -4.0]]))
     # channel 0 is inherited; the largest own weight of channel 1 is 2; channel 2 uses nothing, so its largest weight counts; headroom is 1.5
     np.testing.assert_allclose(wrapper.scale.numpy(), [0.5, 2 * 1.5 / 127, 4 * 1.5 / 127], rtol=2**-11)

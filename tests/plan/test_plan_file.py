@@ -77,8 +77,11 @@ def test_edits_count(saved):
         ("density: 1.0e-05", "density: .nan", "`density` .*got nan"),
         ("encoding: codes", "encoding: [1]", r"`encoding` .*got \[1\]"),
         ("trunk_bit_width: 8\n", "", "`trunk_bit_width` of the plan is missing"),
-        ("a: {encoding: codes, density: 1.0e-05, granularity: element", "a: {encoding: codes, density: 0.3, granularity: '2:4'",
-         r"`density` of `layers\.a` must be 0\.5, which granularity 2:4 fixes, got 0\.3"),
+        (
+            "a: {encoding: codes, density: 1.0e-05, granularity: element",
+            "a: {encoding: codes, density: 0.3, granularity: '2:4'",
+            r"`density` of `layers\.a` must be 0\.5, which granularity 2:4 fixes, got 0\.3",
+        ),
         ("density_by_layer: uniform", "density_by_layer: even", "`density_by_layer` must be one of uniform, erk, learned, got 'even'"),
         ("density_by_layer: uniform\n", "", "`density_by_layer` of the plan is missing"),
         ("\nlayers:", "\nlayers: 3\nlayer:", "`layers` must be a mapping.*int"),

@@ -47,9 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def html(summary: dict[str, Any], inspection: dict[str, Any], parity: Any) -> str:
-    return render_report(
-        summary, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
-    )
+    return render_report(summary, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits")
 
 
 def test_exact_numbers_stand_in_the_page(html: str) -> None:
@@ -153,9 +151,7 @@ def test_any_key_of_a_task_may_be_missing(summary: dict[str, Any], inspection: d
 
 
 def test_the_same_run_gives_the_same_page(html: str, summary: dict[str, Any], inspection: dict[str, Any], parity: Any) -> None:
-    again = render_report(
-        summary, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits"
-    )
+    again = render_report(summary, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: digits\nseed: 7\n", name="digits")
     assert again == html
 
 

@@ -1,7 +1,7 @@
 """A store of what a small network does not come by: large runs in both forms, a layer with one kept slot, revisions with and without a memory.
 
-    trunk -> gaps -> one      codes of `wide` as fields (trunk) and as gaps (gaps); one keeps one unit of each group
-    trunk -> old -> new       revisions of isolation `none`, old with a memory
+trunk -> gaps -> one      codes of `wide` as fields (trunk) and as gaps (gaps); one keeps one unit of each group
+trunk -> old -> new       revisions of isolation `none`, old with a memory
 """
 
 from dataclasses import replace

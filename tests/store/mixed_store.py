@@ -58,9 +58,7 @@ def _codebook(rng: np.random.Generator, bit_width: int, largest: int) -> np.ndar
     return np.sort(rng.choice(np.arange(-largest, largest + 1), 1 << bit_width, replace=False)).astype(np.int8)
 
 
-def _codes(
-    rng: np.random.Generator, states: np.ndarray, bit_width: int, refine_bits: int = 0, precision: VectorPrecision = "half"
-) -> LayerCodes:
+def _codes(rng: np.random.Generator, states: np.ndarray, bit_width: int, refine_bits: int = 0, precision: VectorPrecision = "half") -> LayerCodes:
     def drawn(state: int, bits: int) -> np.ndarray:
         return rng.integers(0, 1 << bits, int((states == state).sum())).astype(np.uint8)
 

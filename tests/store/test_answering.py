@@ -44,9 +44,7 @@ def test_the_newest_revision_that_names_a_task_answers_for_it(store):
         newest_part(store, "x")
 
 
-@pytest.mark.parametrize(
-    ("task", "held"), [("first", ["first", "second", "third"]), ("second", ["first", "second"]), ("alone", ["alone"])]
-)
+@pytest.mark.parametrize(("task", "held"), [("first", ["first", "second", "third"]), ("second", ["first", "second"]), ("alone", ["alone"])])
 def test_a_partial_store_answers_as_the_whole(store, tmp_path, task, held):
     image = pack_store(store, tmp_path / "device.tsn", [task])
     assert [entry.name for entry in image.entries] == held

@@ -39,7 +39,7 @@ def nested(depth, value):
     return value if depth == 0 else [nested(depth - 1, value)]
 
 
-@pytest.mark.parametrize("recipe", [[nested(300, 0)] * 500, [{}] * 100_000, {f"{i:x}": {} for i in range(50_000)}, "\"\u1234" * 50_000])
+@pytest.mark.parametrize("recipe", [[nested(300, 0)] * 500, [{}] * 100_000, {f"{i:x}": {} for i in range(50_000)}, '"\u1234' * 50_000])
 def test_a_header(recipe):
     data = write_part({"recipe": recipe}, {})
     assert peak_bytes(lambda: open_part(bytes_source(data), len(data))) < OF_FILES * len(data)

@@ -30,11 +30,7 @@ GRAPH = ModelGraph(
 TRUNK = TrunkResult(
     "checkpoint",
     0,
-    {
-        "fc": LayerCodes(
-            np.full((2, 3), OWN, np.uint8), np.array([0, 1, 2, 3, 2, 1], np.uint8), np.array([-2, -1, 1, 3], np.int8), 2, ONES
-        )
-    },
+    {"fc": LayerCodes(np.full((2, 3), OWN, np.uint8), np.array([0, 1, 2, 3, 2, 1], np.uint8), np.array([-2, -1, 1, 3], np.int8), 2, ONES)},
     {},
     {},
     HEAD,
@@ -128,8 +124,8 @@ def test_sharing(store):
 
 
 def test_context_holds_the_task_ancestors_and_not_the_trunk(store):
-    (layer, trunk), = store.layers("trunk")
-    (_, b), = store.layers("b")
+    ((layer, trunk),) = store.layers("trunk")
+    ((_, b),) = store.layers("b")
     kept = store.architecture.kept_slots({}, layer)
     assert known_slots(trunk.below, kept).contexts(0).tolist() == known_slots(trunk.below, kept).contexts(7).tolist() == [1] * 6
     # A child of b: 1 + 2 * (a uses the slot) + 4 * (b uses it), slot by slot.

@@ -26,7 +26,6 @@ from tsn_toolkit.store.store import Store
 PRUNED, REUSE, OWN = range(3)
 
 
-
 class Net(nn.Sequential):
     """Layers in order, then a head `head` without bias."""
 

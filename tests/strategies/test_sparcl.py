@@ -88,8 +88,14 @@ def test_every_part_saves_operations(store):
         ("sparsity",): masked + 10 * 2 * ALL,
         ("keep_gradients",): 2 * dense + 8 * by_hand(MASKED, CHOSEN) + few,
         ("sparsity", "keep_gradients"): (
-            by_hand(WIDE, WIDE) + 4 * by_hand(WIDE, CHOSEN) + by_hand(NARROW, NARROW) + 4 * by_hand(NARROW, CHOSEN)
-            + 2 * 8 * ALL + 10 * ALL + few + ALL
+            by_hand(WIDE, WIDE)
+            + 4 * by_hand(WIDE, CHOSEN)
+            + by_hand(NARROW, NARROW)
+            + 4 * by_hand(NARROW, CHOSEN)
+            + 2 * 8 * ALL
+            + 10 * ALL
+            + few
+            + ALL
         ),
     }
     parts = {"sparsity": 0.75, "keep_gradients": 0.2}

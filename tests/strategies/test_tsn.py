@@ -171,7 +171,10 @@ def test_options_do_what_they_say(two_tasks):
     for codes in made["blocks"][1].layers.values():
         assert codes.granularity == "block(4)"
     assert {name: type(layer) for name, layer in made["planes"][1].layers.items()} == {
-        "conv1": LayerCodes, "conv2": LayerCodes, "conv3": LayerPlanes, "conv4": LayerPlanes
+        "conv1": LayerCodes,
+        "conv2": LayerCodes,
+        "conv3": LayerPlanes,
+        "conv4": LayerPlanes,
     }
     assert isinstance(made["mixed"][1].layers["conv3"], LayerPlanes) and made["mixed"][1].layers["conv4"].granularity == "1:3"
 

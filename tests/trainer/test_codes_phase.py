@@ -37,8 +37,13 @@ def wrapped_model(context, *, bit_width=4):
     for position, name in enumerate(context.inherited):
         frozen = context.inherited[name]
         wrapper = SubnetWeight(
-            torch.from_numpy(frozen.q).float(), torch.from_numpy(frozen.present), torch.from_numpy(frozen.scale), rule="replace", density=0.5,
-            bit_width=bit_width, max_code=127,
+            torch.from_numpy(frozen.q).float(),
+            torch.from_numpy(frozen.present),
+            torch.from_numpy(frozen.scale),
+            rule="replace",
+            density=0.5,
+            bit_width=bit_width,
+            max_code=127,
         )
         random = torch.rand(frozen.q.shape, generator=torch.Generator().manual_seed(position))
         wrapper.mask.copy_(random < 0.5)

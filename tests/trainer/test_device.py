@@ -23,9 +23,7 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch):
         pick_device("cuda")
 
 
-@pytest.mark.parametrize(
-    ("bf16", "amx", "expected"), [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)]
-)
+@pytest.mark.parametrize(("bf16", "amx", "expected"), [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)])
 def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch, bf16, amx, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)

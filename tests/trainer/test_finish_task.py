@@ -1,6 +1,5 @@
 """The end of every store strategy: what it claims is what its integers score."""
 
-
 from dataclasses import replace
 
 import learning_samples as samples

@@ -57,7 +57,11 @@ def test_inherited_bits_do_not_move(rule, changes):
         wrapper.fit_codebook_(latent)
     data = samples.make_data(train=128)
     fit(
-        model, data, Phase("codes", 2, 0.1), replace(samples.SETTINGS, **changes), parameters=[{"params": list(model.parameters())}],
+        model,
+        data,
+        Phase("codes", 2, 0.1),
+        replace(samples.SETTINGS, **changes),
+        parameters=[{"params": list(model.parameters())}],
         generator=torch.Generator().manual_seed(0),
     )
     for name, wrapper, latent in wrapped(model):

@@ -128,8 +128,14 @@ def test_callbacks_and_extra_loss():
     still = [{"params": list(model.parameters()), "rate": 0.0}]
     plain = fit(model, data, Phase("x", 2, 0.1), samples.SETTINGS, parameters=still, generator=generator())
     history = fit(
-        model, data, Phase("name", 2, 0.1), samples.SETTINGS, parameters=still, generator=generator(),
-        progress=lambda *now: shown.append(now), hooks=TrainingHooks(after_step=steps.append, extra_loss=lambda x: torch.tensor(len(x) / 8)),
+        model,
+        data,
+        Phase("name", 2, 0.1),
+        samples.SETTINGS,
+        parameters=still,
+        generator=generator(),
+        progress=lambda *now: shown.append(now),
+        hooks=TrainingHooks(after_step=steps.append, extra_loss=lambda x: torch.tensor(len(x) / 8)),
     )
     assert steps == list(range(10)) and shown[0] == ("name", 1, 10) and shown[-1] == ("name", 10, 10)
     assert history[0]["loss"] == pytest.approx(plain[0]["loss"] + 4)
@@ -225,8 +231,13 @@ def test_the_mask_and_codebook_kept_are_those_of_the_selected_checkpoint(select_
             wrapper.codebook = torch.tensor(CODEBOOKS[step // 3])
 
     history = fit(
-        model, data, Phase("codes", 3, 0.0, "fall", select_best=select_best), replace(samples.SETTINGS, weight_decay=0.0),
-        parameters=all_parameters(model), generator=generator(), hooks=TrainingHooks(after_step=change),
+        model,
+        data,
+        Phase("codes", 3, 0.0, "fall", select_best=select_best),
+        replace(samples.SETTINGS, weight_decay=0.0),
+        parameters=all_parameters(model),
+        generator=generator(),
+        hooks=TrainingHooks(after_step=change),
     )
     losses = [record["validation_loss"] for record in history]
     assert min(losses) == losses[1] < losses[2] < losses[0]
@@ -244,7 +255,12 @@ def test_a_diverged_epoch_is_never_selected():
         model[0].weight.data.fill_(float("nan") if step < 3 else float(step))
 
     history = fit(
-        model, separable_data(), Phase("x", 3, 0.0, select_best=True), samples.SETTINGS, parameters=all_parameters(model), generator=generator(),
+        model,
+        separable_data(),
+        Phase("x", 3, 0.0, select_best=True),
+        samples.SETTINGS,
+        parameters=all_parameters(model),
+        generator=generator(),
         hooks=TrainingHooks(after_step=change),
     )
     assert isnan(history[0]["validation_loss"]) and not isnan(history[1]["validation_loss"])
@@ -256,7 +272,12 @@ def test_training_that_diverged_says_so():
     phase = Phase("search", 1, 3.0)
     with pytest.raises(LearningError, match=r"diverged in phase `search`: `0\.weight` .*learning rate 3\)\. Lower `training\.learning_rate`"):
         fit(
-            model, separable_data(), phase, samples.SETTINGS, parameters=all_parameters(model), generator=generator(),
+            model,
+            separable_data(),
+            phase,
+            samples.SETTINGS,
+            parameters=all_parameters(model),
+            generator=generator(),
             hooks=TrainingHooks(after_step=lambda _: model[0].weight.data.fill_(float("inf"))),
         )
 

@@ -1,6 +1,5 @@
 """The artefact answers like the integer reference on more than one shape of network."""
 
-
 import export_models as models
 import pytest
 import torch

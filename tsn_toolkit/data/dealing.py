@@ -103,9 +103,7 @@ def _classes_of(data: Split, group: torch.Tensor) -> dict[int, tuple[int, ...]]:
     return {number: tuple(label for label in owner if owner[label] == number) for number in set(owner.values())}
 
 
-def _chunks(
-    tasks: TasksSection, items: Sequence[int], size: int, seed: int, stream: Stream, words: tuple[str, str]
-) -> list[tuple[int, ...]]:
+def _chunks(tasks: TasksSection, items: Sequence[int], size: int, seed: int, stream: Stream, words: tuple[str, str]) -> list[tuple[int, ...]]:
     """`items` in pieces of `size`, in the recipe's order; `words` are the key of the size and what the items are."""
     key, what = words
     if len(items) % size:

@@ -56,9 +56,7 @@ def infer(
     return answers(model, x, runtime=runtime, options=options, threads=threads, batch_size=batch_size).y
 
 
-def answers(
-    model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1, batch_size: int = 50
-) -> Answers:
+def answers(model: Path, x: NDArray[np.float32], *, runtime: str, options: Mapping[str, str], threads: int = 1, batch_size: int = 50) -> Answers:
     """What `model` gives for inputs x (n, ...), computed by the runtime in another process.
 
     Raises:

@@ -120,9 +120,7 @@ def export(
     )
 
 
-def lower_task(
-    extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], example_input: torch.Tensor
-) -> tuple[IntegerModel, IntegerProgram]:
+def lower_task(extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], example_input: torch.Tensor) -> tuple[IntegerModel, IntegerProgram]:
     """The integer reference of a task and its operations.
 
     Raises:

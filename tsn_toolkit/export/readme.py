@@ -83,7 +83,7 @@ def _task_line(task: Mapping[str, Any]) -> str:
 def _answer_line(task: Mapping[str, Any]) -> str:
     first = task["first_output"]
     name = f"classes of {task['name']}:"
-    return f'print({name!r}, logits[:, {first}:{first + task["output_size"]}].argmax(axis=1))'
+    return f"print({name!r}, logits[:, {first}:{first + task['output_size']}].argmax(axis=1))"
 
 
 def _labels(labels: list[Any]) -> str:

@@ -1,6 +1,6 @@
 """Run one ONNX file in bfloat16 in a process of its own; the request is that of `runner`, its options say the precision.
 
-    python run_openvino_bf16.py REQUEST.json
+python run_openvino_bf16.py REQUEST.json
 """
 
 import sys

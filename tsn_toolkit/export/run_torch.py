@@ -1,6 +1,6 @@
 """Run one exported torch program in a process of its own, with nothing but numpy and torch; the request is that of `runner`.
 
-    python run_torch.py REQUEST.json
+python run_torch.py REQUEST.json
 """
 
 import sys

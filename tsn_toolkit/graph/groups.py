@@ -44,9 +44,7 @@ def find_groups(
     )
 
 
-def collect_groups(
-    model: nn.Module, units: Units, layers: Mapping[str, nn.Module], head: str, sources: Mapping[str, str]
-) -> tuple[UnitGroup, ...]:
+def collect_groups(model: nn.Module, units: Units, layers: Mapping[str, nn.Module], head: str, sources: Mapping[str, str]) -> tuple[UnitGroup, ...]:
     """One group per set of a layer's output units that no earlier layer has; not proved yet."""
     group_of = np.full(len(units.unit) + 1, -1, dtype=np.int64)  # of every unit; the last entry serves entries that stay
     index_of = np.full(len(units.unit) + 1, -1, dtype=np.int64)

@@ -39,7 +39,7 @@ def graph_svg(graph: ModelGraph) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
         "<title>Model graph</title>",
-        '<style>text{font-family:ui-monospace,Menlo,Consolas,monospace;fill:#1c2430}.n{font-size:12px;font-weight:600}.d{font-size:9px;fill:#45505f}'
+        "<style>text{font-family:ui-monospace,Menlo,Consolas,monospace;fill:#1c2430}.n{font-size:12px;font-weight:600}.d{font-size:9px;fill:#45505f}"
         ".e{fill:none;stroke:#8a94a3;stroke-width:1.2}</style>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
@@ -114,9 +114,7 @@ def _edge(pair: tuple[int, int], lane: int | None) -> str:
 
 def _colours(graph: ModelGraph) -> dict[str, str]:
     """A colour for each group: far apart for neighbours, grey for frozen ones."""
-    return {
-        group.name: "#d5d9df" if group.frozen else f"hsl({number * GOLDEN_ANGLE % 360:.0f} 70% 82%)" for number, group in enumerate(graph.groups)
-    }
+    return {group.name: "#d5d9df" if group.frozen else f"hsl({number * GOLDEN_ANGLE % 360:.0f} 70% 82%)" for number, group in enumerate(graph.groups)}
 
 
 def _draw(box: Box, number: int, graph: ModelGraph, owner: dict[str, str], colours: dict[str, str]) -> str:
@@ -133,7 +131,7 @@ def _draw(box: Box, number: int, graph: ModelGraph, owner: dict[str, str], colou
     x, y = MARGIN, _top(number)
     detail = " | ".join(text for text in details if text)
     return (
-        f'<g><title>{escape(box.key)}{escape(f" ({tip})" if tip else "")}</title>'
+        f"<g><title>{escape(box.key)}{escape(f' ({tip})' if tip else '')}</title>"
         f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="{fill}" stroke="#aab3c0"/>'
         f'<text class="n" x="{x + 10}" y="{y + 16}">{escape(_fit(box.key, NAME_CHARACTERS))}</text>'
         f'<text class="d" x="{x + 10}" y="{y + 31}">{escape(_fit(detail, DETAIL_CHARACTERS))}</text></g>'

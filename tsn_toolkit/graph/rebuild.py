@@ -1,8 +1,8 @@
 """A shrunk model as data: unit masks that fit into JSON, and the user's own class in the shrunk shapes again.
 
-    masks = plan_of(graph, unit_masks)                    # with the state in safetensors, all that has to be kept
-    model = rebuild(factory, graph, masks)                # in another process
-    safetensors.torch.load_model(model, path)             # strictly
+masks = plan_of(graph, unit_masks)                    # with the state in safetensors, all that has to be kept
+model = rebuild(factory, graph, masks)                # in another process
+safetensors.torch.load_model(model, path)             # strictly
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def plan_of(graph: ModelGraph, unit_masks: UnitMasks) -> dict[str, Any]:
         GraphError: if a mask cannot be applied.
     """
     check_unit_masks(graph, unit_masks)
-    groups = {
-        name: {"size": len(mask), "dead": np.flatnonzero(~np.asarray(mask)).tolist()} for name, mask in unit_masks.items() if not np.all(mask)
-    }
+    groups = {name: {"size": len(mask), "dead": np.flatnonzero(~np.asarray(mask)).tolist()} for name, mask in unit_masks.items() if not np.all(mask)}
     return {"fingerprint": graph.fingerprint, "groups": groups}
 
 

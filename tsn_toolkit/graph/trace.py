@@ -92,9 +92,7 @@ def _vocabularies(operations: Sequence[Operation]) -> dict[int, int]:
     return found
 
 
-def _operations(
-    model: nn.Module, records: Sequence[InputRecord], tensors: Sequence[torch.Tensor]
-) -> tuple[tuple[Operation, ...], Exported | None]:
+def _operations(model: nn.Module, records: Sequence[InputRecord], tensors: Sequence[torch.Tensor]) -> tuple[tuple[Operation, ...], Exported | None]:
     """Trace by torch.export, by torch.fx where that fails; the exported graph is None then.
 
     Raises:

@@ -20,9 +20,7 @@ from tsn_toolkit.numerics.kmeans import assign_codes
 Floats = NDArray[np.float64]
 
 
-def gptq_round(
-    values: Floats, own: NDArray[np.bool_], gram: Floats, codebook: NDArray[np.int8], *, damping: float
-) -> Floats:
+def gptq_round(values: Floats, own: NDArray[np.bool_], gram: Floats, codebook: NDArray[np.int8], *, damping: float) -> Floats:
     """Rounds the own slots of one weight to codebook entries.
 
     Args:

@@ -152,9 +152,7 @@ class _Search:
     def __init__(self, model: nn.Module, losses: Losses, tolerance: float):
         self._losses = losses
         self._evaluations = 0
-        self._layers = [
-            _Layer(name, wrapper, latent, int(wrapper.own_slots().sum()), wrapper.bit_width) for name, wrapper, latent in wrapped(model)
-        ]
+        self._layers = [_Layer(name, wrapper, latent, int(wrapper.own_slots().sum()), wrapper.bit_width) for name, wrapper, latent in wrapped(model)]
         self._owners = [layer for layer in self._layers if layer.own_slots]
         for layer in self._layers:
             layer.clear_()

@@ -21,9 +21,7 @@ from tsn_toolkit.parts.step_record import LayerChange
 
 
 @torch.no_grad()
-def correct_biases_(
-    model: nn.Module, reference: nn.Module, norms: Mapping[str, str], batches: Sequence[torch.Tensor]
-) -> tuple[LayerChange, ...]:
+def correct_biases_(model: nn.Module, reference: nn.Module, norms: Mapping[str, str], batches: Sequence[torch.Tensor]) -> tuple[LayerChange, ...]:
     """Corrects every layer of the coded network, in place.
 
     Args:

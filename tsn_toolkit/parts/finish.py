@@ -104,9 +104,7 @@ def freeze_head_bias_(model: nn.Module, head: str, state: HeadState, precision: 
     return replace(state, bias=bias)
 
 
-def freeze_vectors_(
-    model: nn.Module, head: str, precision: VectorPrecision = "half"
-) -> tuple[dict[str, NormState], dict[str, np.ndarray]]:
+def freeze_vectors_(model: nn.Module, head: str, precision: VectorPrecision = "half") -> tuple[dict[str, NormState], dict[str, np.ndarray]]:
     """Norms and biases rounded to what the store can hold, written back in place and returned (small lengths)."""
     norms = collect_norms(model, precision)
     for name, norm in norms.items():

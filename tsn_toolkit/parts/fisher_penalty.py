@@ -1,7 +1,7 @@
 """The diagonal of the Fisher information, and the quadratic penalty that it weighs (EWC).
 
-    F_i = mean over examples of (d log p(y | x) / d w_i)^2,   y drawn from the network's own prediction
-    penalty(w) = 1/2 sum_i F_i (w_i - w*_i)^2
+F_i = mean over examples of (d log p(y | x) / d w_i)^2,   y drawn from the network's own prediction
+penalty(w) = 1/2 sum_i F_i (w_i - w*_i)^2
 """
 
 from __future__ import annotations
@@ -44,7 +44,5 @@ def quadratic_penalty(
     parameters: Mapping[str, torch.Tensor], anchors: Mapping[str, torch.Tensor], fisher: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """1/2 sum F (w - w*)^2 (scalar) over the names of `fisher`; a parameter may have grown at its end, where nothing is penalised."""
-    terms = [
-        (weight * (parameters[name][: len(weight)] - anchors[name][: len(weight)]).square()).sum() for name, weight in fisher.items()
-    ]
+    terms = [(weight * (parameters[name][: len(weight)] - anchors[name][: len(weight)]).square()).sum() for name, weight in fisher.items()]
     return 0.5 * torch.stack(terms).sum()

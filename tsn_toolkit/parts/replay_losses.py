@@ -1,7 +1,7 @@
 """What is asked of replayed examples: their labels (ER), the logits that the network gave them once (DER), or both (DER++).
 
-    labels   CE(visible logits, y)                                                                Chaudhry et al., "On tiny episodic memories", 2019
-    logits   mean over competing logits that there were then of (z - z_stored)^2                  Buzzega et al., "Dark experience", NeurIPS 2020
+labels   CE(visible logits, y)                                                                Chaudhry et al., "On tiny episodic memories", 2019
+logits   mean over competing logits that there were then of (z - z_stored)^2                  Buzzega et al., "Dark experience", NeurIPS 2020
 """
 
 from __future__ import annotations

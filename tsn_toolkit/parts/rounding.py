@@ -85,9 +85,7 @@ def _round_layer_(
     return LayerChange(name, changed, count, relative_error(nearest, wanted, gram), relative_error(chosen, wanted, gram))
 
 
-def _choose(
-    wrapper: SubnetWeight, wanted: torch.Tensor, nearest: torch.Tensor, own: torch.Tensor, gram: torch.Tensor, rule: Rule
-) -> torch.Tensor:
+def _choose(wrapper: SubnetWeight, wanted: torch.Tensor, nearest: torch.Tensor, own: torch.Tensor, gram: torch.Tensor, rule: Rule) -> torch.Tensor:
     """The weight with the rule's entries in the rows where they help, (out, ...)."""
     scale = wrapper.scale.view(-1, 1)
     codebook = wrapper.codebook.numpy().astype(np.int8)

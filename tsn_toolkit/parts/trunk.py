@@ -36,9 +36,7 @@ def seed_trunk(seed: int, *, word_bits: int = WORD_BITS) -> TrunkResult:
     return TrunkResult(kind="seed", seed=seed, layers={}, norms={}, biases={}, head=None, word_bits=word_bits)
 
 
-def checkpoint_trunk(
-    model: nn.Module, graph: ModelGraph, *, bit_width: int, max_code: int, seed: int, word_bits: int = WORD_BITS
-) -> TrunkResult:
+def checkpoint_trunk(model: nn.Module, graph: ModelGraph, *, bit_width: int, max_code: int, seed: int, word_bits: int = WORD_BITS) -> TrunkResult:
     """Codes every layer of a trained module.
 
     Where the gain of a foldable norm is negative, the channel's weights and the gain change sign together, which leaves the function as it is and

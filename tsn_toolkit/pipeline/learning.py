@@ -47,9 +47,7 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
     store.commit(result, record)
 
 
-def task_context(
-    recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks
-) -> TaskContext:
+def task_context(recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks) -> TaskContext:
     """What a strategy is given."""
     parent = choose_parent(recipe, store, shop, data, hooks)
     start, classes, revision = None, (), None

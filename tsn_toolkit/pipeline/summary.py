@@ -61,9 +61,7 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
         "task_inference": _task_inference(recipe, records),
         "store_bytes": folder_bytes(folder.store),
         "superseded_bytes": superseded_bytes(store),
-        "denominators": measure_denominators(
-            shop.factory, shop.graph, store, granularity={layer.name: layer.granularity for layer in plan.layers}
-        ),
+        "denominators": measure_denominators(shop.factory, shop.graph, store, granularity={layer.name: layer.granularity for layer in plan.layers}),
         "seed": recipe.seed,
         "versions": versions(),
         "warnings": [warning for record in records for warning in record["warnings"]],

@@ -121,9 +121,7 @@ def _child_layers(layers: Iterable[LayerPlan], settings: PlanSettings, shapes: M
     return tuple(layer for layer, _, _ in found)
 
 
-def _layer(
-    name: str, shape: tuple[int, ...], defaults: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
-) -> tuple[LayerPlan, bool, str]:
+def _layer(name: str, shape: tuple[int, ...], defaults: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> tuple[LayerPlan, bool, str]:
     """One layer under the overrides that match it; whether its density is given or fixed; what is wrong with it, "" if nothing is."""
     asked = _asked(name, defaults, overrides)
     if asked["encoding"] == "planes" and prod(shape[1:]) < LEAST_INPUTS:

@@ -46,27 +46,31 @@ def render_report(
         The page. Every value is escaped; the picture stands in an image, where it can run nothing.
     """
     rows, gates = task_rows(summary), gate_rows(parity or {})
-    return _environment().get_template("report.html").render(
-        name=name or "Run",
-        summary=summary,
-        cards=headline(summary, rows, gates),
-        warnings=folded_warnings(summary),
-        shown_warnings=SHOWN_WARNINGS,
-        rows=rows,
-        several_targets=len({row.target for row in rows if row.target}) > 1,
-        batches=batches(rows),
-        threads=_threads({row.threads for row in rows if row.threads}),
-        matrix=_accuracy_matrix(summary),
-        parts=part_bars(inspection),
-        inspection=inspection,
-        lineage={task.get("name"): task for task in inspection.get("tasks") or []},
-        found=_found_parents(summary),
-        denominators=denominator_bars(summary),
-        sharing=sharing_maps(inspection.get("sharing") or {}),
-        graph=base64.b64encode(graph_svg.encode()).decode("ascii"),
-        gates=gates,
-        recipe_text=recipe_text,
-        log_text="\n".join(log_text.splitlines()[-LOG_LINES:]),
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            name=name or "Run",
+            summary=summary,
+            cards=headline(summary, rows, gates),
+            warnings=folded_warnings(summary),
+            shown_warnings=SHOWN_WARNINGS,
+            rows=rows,
+            several_targets=len({row.target for row in rows if row.target}) > 1,
+            batches=batches(rows),
+            threads=_threads({row.threads for row in rows if row.threads}),
+            matrix=_accuracy_matrix(summary),
+            parts=part_bars(inspection),
+            inspection=inspection,
+            lineage={task.get("name"): task for task in inspection.get("tasks") or []},
+            found=_found_parents(summary),
+            denominators=denominator_bars(summary),
+            sharing=sharing_maps(inspection.get("sharing") or {}),
+            graph=base64.b64encode(graph_svg.encode()).decode("ascii"),
+            gates=gates,
+            recipe_text=recipe_text,
+            log_text="\n".join(log_text.splitlines()[-LOG_LINES:]),
+        )
     )
 
 

@@ -189,9 +189,7 @@ def _check_scale(place: str, layer: CodedLayer, scale: NDArray[np.float32], kept
     _check_storable(f"{place}: scale", scale[kept.outputs], precision)
 
 
-def _check_vectors(
-    where: str, architecture: Architecture, masks: UnitMasks, result: TaskResult | TrunkResult, precision: VectorPrecision
-) -> None:
+def _check_vectors(where: str, architecture: Architecture, masks: UnitMasks, result: TaskResult | TrunkResult, precision: VectorPrecision) -> None:
     vectors = {f"{name} (gain)": (name, norm.gain) for name, norm in result.norms.items()}
     vectors |= {f"{name} (shift)": (name, norm.shift) for name, norm in result.norms.items()}
     for kind, entries in (("norm", vectors), ("bias", {name: (name, bias) for name, bias in result.biases.items()})):
@@ -217,9 +215,7 @@ def _check_vector(
     _check_storable(place, vector[kept], precision)
 
 
-def _check_head(
-    where: str, architecture: Architecture, masks: UnitMasks, head: HeadState, classes: int, precision: VectorPrecision
-) -> None:
+def _check_head(where: str, architecture: Architecture, masks: UnitMasks, head: HeadState, classes: int, precision: VectorPrecision) -> None:
     place = f"{where}: head `{architecture.head}`"
     shape = (classes, architecture.head_features)
     if classes < 1 or head.codes.dtype != np.int8 or head.codes.shape != shape:

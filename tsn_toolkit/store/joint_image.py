@@ -114,9 +114,7 @@ class JointImage:
             own_bits = dict.fromkeys(owners_of_words(self.parts.manifest), 0)
             for codes in layout.fields:
                 own_bits[codes.owner] += len(codes.slots) * codes.bits
-            layers.append(
-                {"name": name, "words": words.count, "word_bits": words.width, "bytes": len(words.to_bytes()), "own_bits": own_bits}
-            )
+            layers.append({"name": name, "words": words.count, "word_bits": words.width, "bytes": len(words.to_bytes()), "own_bits": own_bits})
         return {
             "layers": layers,
             "parts": [{"path": path, "bytes": len(rest.data)} for path, rest in self.file.rests.items()],

@@ -106,9 +106,7 @@ class PartFiles:
                     digest.update(piece)
                     size_bytes += len(piece)
         except OSError as error:
-            raise StoreError(
-                f"{self.path}: part `{entry.path}` cannot be read ({error.strerror}). Restore it from a copy of the store."
-            ) from error
+            raise StoreError(f"{self.path}: part `{entry.path}` cannot be read ({error.strerror}). Restore it from a copy of the store.") from error
         self._compare(entry, size_bytes, digest.hexdigest())
         self._checked.add(entry.path)
 

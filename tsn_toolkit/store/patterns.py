@@ -46,9 +46,7 @@ def exchange_blocks(known: KnownSlots, size: int, marks: NDArray[np.bool_], dept
     return np.repeat(bits.view(np.bool_), blocks.lengths)
 
 
-def exchange_choices(
-    known: KnownSlots, keep: int, group: int, marks: NDArray[np.bool_], depth: int, exchange: Exchange
-) -> NDArray[np.bool_]:
+def exchange_choices(known: KnownSlots, keep: int, group: int, marks: NDArray[np.bool_], depth: int, exchange: Exchange) -> NDArray[np.bool_]:
     """Marks of all slots (n,): first those of the first slot of every group, then of the second, and so on, where they are still open.
 
     The context of a slot is (slots left * (keep + 1) + marks left) * (2 << depth) + its own, left being counted from the slot on.

@@ -89,17 +89,13 @@ def _values_read(store: Store) -> Iterator[tuple[str, NDArray[np.unsignedinteger
         yield layer.name, read
 
 
-def _inherit(
-    views: dict[str, NDArray[np.unsignedinteger[Any]]], parent: str, children: Counter[str]
-) -> NDArray[np.unsignedinteger[Any]]:
+def _inherit(views: dict[str, NDArray[np.unsignedinteger[Any]]], parent: str, children: Counter[str]) -> NDArray[np.unsignedinteger[Any]]:
     """A view like the parent's that may be written: for its last child the parent's own, which nobody else needs."""
     children[parent] -= 1
     return views[parent].copy() if children[parent] else views.pop(parent)
 
 
-def _count_layer_(
-    read: NDArray[np.unsignedinteger[Any]], by_owner: NDArray[np.int64], same: NDArray[np.int64]
-) -> dict[str, list[float]]:
+def _count_layer_(read: NDArray[np.unsignedinteger[Any]], by_owner: NDArray[np.int64], same: NDArray[np.int64]) -> dict[str, list[float]]:
     """Adds one layer to the counts of slots by owner and, above the diagonal, by pair of tasks; its fractions `used` and `exclusive`."""
     tasks, slots = read.shape
     unused = by_owner.shape[1]

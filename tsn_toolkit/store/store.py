@@ -176,9 +176,7 @@ class Store:
         layers = {layer.name: held.own for layer, held in self.layers(TRUNK) if isinstance(held.own, LayerCodes)}
         with self._files.naming(TRUNK):
             head = part.head() if part.classes else None
-            return TrunkResult(
-                part.metadata["kind"], part.metadata["seed"], layers, part.norms(), part.biases(), head, self._architecture.word_bits
-            )
+            return TrunkResult(part.metadata["kind"], part.metadata["seed"], layers, part.norms(), part.biases(), head, self._architecture.word_bits)
 
     def frozen_view(self, owner: str) -> dict[str, FrozenLayer]:
         """What a child of `owner` (the trunk or a task) inherits, by layer; arrays are the caller's own."""

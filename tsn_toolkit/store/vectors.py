@@ -98,10 +98,7 @@ def decode_ranges(blob: BlobReader, names: Sequence[str]) -> dict[str, Activatio
     blob.finish()
     if not (np.isfinite(rows["scale"]) & (rows["scale"] > 0) & (rows["signed"] <= 1)).all():
         raise PartError("an activation range has a scale that is not positive and finite, or a sign flag other than 0 or 1")
-    return {
-        name: ActivationRange(float(row["scale"]), int(row["zero_point"]), bool(row["signed"]))
-        for name, row in zip(names, rows, strict=True)
-    }
+    return {name: ActivationRange(float(row["scale"]), int(row["zero_point"]), bool(row["signed"])) for name, row in zip(names, rows, strict=True)}
 
 
 def take_kept(blob: BlobReader, kept: NDArray[np.bool_], precision: VectorPrecision) -> NDArray[np.float32]:

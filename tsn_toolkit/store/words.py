@@ -87,9 +87,7 @@ class Words:
         data[place // 8] ^= np.uint8(1 << place % 8)
         return Words(self.count, self.width, data)
 
-    def _places(
-        self, words: NDArray[np.int64], offsets: NDArray[np.uint16]
-    ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.uint16]]]:
+    def _places(self, words: NDArray[np.int64], offsets: NDArray[np.uint16]) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.uint16]]]:
         """Byte and bit in it of each place, a million places at a time."""
         for start in range(0, len(words), _CHUNK):
             part = slice(start, start + _CHUNK)

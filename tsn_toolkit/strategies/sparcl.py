@@ -99,9 +99,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
         if config.granularity == "unit" and config.sparsity:
             network = training.on_fewer_units(network)
         masks = training.finish_(network)
-        result = finish_revision(
-            network, context, config, strategy="sparcl", remember=replay.remember, replayed=replay.examples(), masks=masks
-        )
+        result = finish_revision(network, context, config, strategy="sparcl", remember=replay.remember, replayed=replay.examples(), masks=masks)
         return replace(result, validation={**result.validation, "training_flops": training.flops})
 
 

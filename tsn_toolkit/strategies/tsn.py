@@ -130,9 +130,7 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
             search_(net, context, config, search, generator, extra_loss=teacher, label_weight=weight)
             fit_codes_(net, context, codes, generator, min_gain=config.min_gain, extra_loss=teacher, label_weight=weight)
             tune_centroids_(net, context, config.centroid_epochs, generator, extra_loss=teacher, label_weight=weight)
-        return finish_task(
-            small, model, unit_masks, context, strategy="tsn", calibration_batches=config.calibration_batches, reestimate=fresh
-        )
+        return finish_task(small, model, unit_masks, context, strategy="tsn", calibration_batches=config.calibration_batches, reestimate=fresh)
 
 
 def _require_shared(layers: Iterable[LayerPlan], context: TaskContext) -> None:

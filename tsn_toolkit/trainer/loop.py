@@ -242,9 +242,7 @@ def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, split: Split, task: TaskData, device: torch.device, visible: Visible | None = None
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, split: Split, task: TaskData, device: torch.device, visible: Visible | None = None) -> tuple[float, float]:
     """(mean cross entropy, accuracy) of a split in evaluation mode and float32; an empty split gives (nan, nan)."""
     if len(split) == 0:
         return float("nan"), float("nan")

@@ -134,4 +134,3 @@ class Replay:
         with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
             logits: torch.Tensor = self._network.model(x)
         return logits.float()
-

@@ -96,9 +96,7 @@ def start_revision(context: TaskContext, options: RevisionOptions) -> SharedNetw
             "Begin another store, or set `parent: trunk`."
         )
     if options.setting == "task-incremental" and context.settings.label_smoothing:
-        raise RecipeError(
-            f"`training.label_smoothing` is {context.settings.label_smoothing}, but logits of other tasks do not compete. Set it to 0."
-        )
+        raise RecipeError(f"`training.label_smoothing` is {context.settings.label_smoothing}, but logits of other tasks do not compete. Set it to 0.")
     rows = HeadRows() if before is None else HeadRows(context.start_classes, before.rows, before.task_known)
     if before is not None and before.task_known != (options.setting == "task-incremental"):
         raise RecipeError(f"`strategy.options.setting` is {options.setting}, but the store's tasks were learned in another. Keep to one per store.")

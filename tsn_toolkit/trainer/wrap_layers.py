@@ -19,9 +19,7 @@ FINE_HEAD_BITS = 8
 """Bits per code from which a head may be rounded after training."""
 
 
-def wrap_layers_(
-    small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskContext, *, refine_bits: int = 0, reuse_bonus: float = 0.0
-) -> None:
+def wrap_layers_(small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskContext, *, refine_bits: int = 0, reuse_bonus: float = 0.0) -> None:
     """Wraps every layer that is not shared, in place; weights of shared ones are not trained.
 
     Args:
@@ -69,9 +67,7 @@ def wrap_free_slots_(model: nn.Module, context: TaskContext) -> None:
         attach_(model.get_submodule(name), wrapper.to(context.settings.device))
 
 
-def _subnet_weight(
-    module: nn.Module, slots: torch.Tensor, plan: LayerPlan, context: TaskContext, *, changed: bool, refine_bits: int
-) -> SubnetWeight:
+def _subnet_weight(module: nn.Module, slots: torch.Tensor, plan: LayerPlan, context: TaskContext, *, changed: bool, refine_bits: int) -> SubnetWeight:
     """The wrapper of a layer with own codes; `changed`: the task says which slots of its parent it changes."""
     q, present, scale = gather_frozen(context.inherited[plan.name], slots)
     uses, full = _parent_uses(context, plan.name).flatten()[slots], bool(context.inherited[plan.name].present.all())

@@ -112,7 +112,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ModuleNotFoundError as problem:
-        raise DataError(
-            "data source image-folder needs Pillow, which is not installed. Install it: pip install 'tsn-toolkit[images]'."
-        ) from problem
+        raise DataError("data source image-folder needs Pillow, which is not installed. Install it: pip install 'tsn-toolkit[images]'.") from problem
     return Image

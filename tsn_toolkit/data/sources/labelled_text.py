@@ -70,9 +70,7 @@ def _read_sentences(file: Path, encoding: str) -> Sentences:
         if not label and not tokens:
             continue
         if not (label.isascii() and label.isdigit()) or not tokens:
-            raise DataError(
-                f"{file}, line {number}: {line[:60]!r} is no label, space and tokens, for example `0 How far is it ?`. Correct the line."
-            )
+            raise DataError(f"{file}, line {number}: {line[:60]!r} is no label, space and tokens, for example `0 How far is it ?`. Correct the line.")
         sentences.append((int(label), tokens))
     if not sentences:
         raise DataError(f"{file} holds no sentence; a line is a label, a space and tokens. Name another file.")

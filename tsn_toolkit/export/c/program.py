@@ -55,9 +55,7 @@ class CProgram:
         return sum(self.constant_bytes.values())
 
 
-def generate(
-    tasks: Mapping[str, IntegerProgram], *, weights: Mapping[str, Weights] | None = None, toolchain: Toolchain = THIS_COMPUTER
-) -> CProgram:
+def generate(tasks: Mapping[str, IntegerProgram], *, weights: Mapping[str, Weights] | None = None, toolchain: Toolchain = THIS_COMPUTER) -> CProgram:
     """Make the source files of `tasks`; the same tasks give the same text.
 
     Args:
