@@ -42,7 +42,7 @@ def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], delay: float) -> None:
     """Ends the process with SIGKILL `delay` seconds after `ready`; fails when it ends by itself before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not ready():
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

@@ -9,6 +9,7 @@ from typing import Any
 from harness.benchmarks import variants_of
 from harness.results import Line
 from harness.statistics import accuracy_so_far, front, live_bytes, mean, spread
+from harness.strategies import is_told_the_task
 
 
 def draw_plot(benchmark: str, lines: Mapping[str, Sequence[Line]], path: Path) -> None:
@@ -40,7 +41,8 @@ def draw_plot(benchmark: str, lines: Mapping[str, Sequence[Line]], path: Path) -
             )
             for name in members:
                 axes.annotate(name, (sizes[name].mean, accuracies[name].mean), xytext=(4, 3), textcoords="offset points", fontsize=6)
-        best = sorted(front({name: (sizes[name].mean, accuracies[name].mean) for name in order}), key=lambda name: sizes[name].mean)
+        told = {name: (sizes[name].mean, accuracies[name].mean) for name in order if is_told_the_task(name)}
+        best = sorted(front(told), key=lambda name: sizes[name].mean)
         axes.plot([sizes[name].mean for name in best], [accuracies[name].mean for name in best], color="0.7", linewidth=0.8, zorder=0, label="front")
         one_net = spread([line["denominators"]["dense_fp32"] / 1000 for name in order for line in lines[name]]).mean
         for share, style in ((1.0, "--"), (0.1, ":")):

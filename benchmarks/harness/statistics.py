@@ -69,10 +69,16 @@ def paired(lines: Sequence[Line], base: Sequence[Line]) -> list[tuple[Line, Line
     return [(line, of_seed[line["seed"]]) for line in lines if line["seed"] in of_seed]
 
 
+def points(values: Sequence[float | None]) -> str:
+    """Fractions in points; empty where the number is not defined."""
+    known = [value for value in values if value is not None]
+    return spread(known).times(100).text(2) if known else ""
+
+
 def signed_points(value: Spread) -> str:
     """A difference of fractions in points, with its sign."""
-    points = value.times(100)
-    return ("+" if points.mean >= 0 else "") + points.text(2)
+    change = value.times(100)
+    return ("+" if change.mean >= 0 else "") + change.text(2)
 
 
 def training_processor(lines: Sequence[Line]) -> str:

@@ -52,6 +52,7 @@ def store_numbers(make_recipe: MakeRecipe, variant: Variant, place: Path, hooks:
         "breakdown": {kind: sum(part["breakdown"][kind] for part in inspection["parts"]) for kind in KINDS},
         "entropy_bytes": inspection["entropy_bytes"],
         "denominators": summary["denominators"],
+        **({"task_inference": summary["task_inference"]} if summary["task_inference"] else {}),
         **_counted_by_strategy(store),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Literal
 
 from harness.variants import DENSE_COLD, NOBODY, SMALL, WIDE_WORDS, Variant, dense_variants, density_keys, frozen_variant
 
@@ -15,7 +16,14 @@ SIMILAR_DENSITIES = (0.3, 0.1)
 FULL_DENSITIES = (0.3, 0.1)
 """At which `tsn` is measured with all that makes a task smaller after its masks are learned."""
 
-CLASS_INCREMENTAL = "strategy.options.setting=class-incremental"
+SETTING = "strategy.options.setting="
+"""Of strategies whose tasks share one network; `-incremental` follows."""
+
+INFERRED = ("task_inference.rule=one-shot", "task_inference.batch=128")
+"""Strategies whose tasks stand for themselves find the task by the entropy of their answers, 128 test examples at a time."""
+
+UNNAMED = ("-class", "-domain", "-inferred")
+"""How the names of variants end that are not told the task of a test example: not to be compared with those that are."""
 
 PARTS = {"mask": "strategy.options.sparsity=0.75", "data": "strategy.options.remove=0.3", "gradients": "strategy.options.keep_gradients=0.2"}
 """SparCL's parts as they are switched on: dynamic masking of weights (TDM), removal of data (DDR), masking of gradients (DGM)."""
@@ -38,7 +46,7 @@ def strategy_variants(*, new_classes: bool) -> tuple[Variant, ...]:
         *_shared_network(),
         *_esacl(),
         *_sparcl(),
-        *(_class_incremental() if new_classes else ()),
+        *_one_head("class" if new_classes else "domain"),
         frozen_variant("frozen-heads", "a head per task"),
         frozen_variant("frozen-norms", "norms and a head per task", "strategy.options.norms=true"),
         *_subnetworks(),
@@ -47,7 +55,13 @@ def strategy_variants(*, new_classes: bool) -> tuple[Variant, ...]:
         *(_full(density) for density in FULL_DENSITIES),
         *(_tsn(density, alone=True) for density in WSN_DENSITIES),
         *(_similar_parent(density) for density in SIMILAR_DENSITIES),
+        *_inferred(),
     )
+
+
+def is_told_the_task(name: str) -> bool:
+    """Whether a variant of this name is told the task of a test example: the task-incremental setting."""
+    return not name.endswith(UNNAMED)
 
 
 def _references() -> tuple[Variant, ...]:
@@ -107,12 +121,20 @@ def _sparse_replay(replay: str, parts: list[str], *more: str) -> Variant:
     return Variant(name, f"{replay}, {what}", (*_strategy("sparcl", replay=replay), weight, *switches, *more), "sparcl")
 
 
-def _class_incremental() -> Iterator[Variant]:
-    """Predictions among the classes of all tasks: what the published comparison of SparCL with ER is about."""
+def _one_head(kind: Literal["class", "domain"]) -> Iterator[Variant]:
+    """Predictions among the classes of all tasks: what the published comparison of SparCL with ER is about; or one head that tasks of the same
+    classes share."""
+    setting = f"{kind}-incremental"
     for name in ("finetune", "er"):
-        yield Variant(f"{name}-class", f"as {name}, class-incremental", (*_strategy(name), CLASS_INCREMENTAL), "class-incremental")
-    sparse = _sparse_replay("er", list(PARTS), CLASS_INCREMENTAL)
-    yield Variant("sparcl-er-class", "as sparcl-er, class-incremental", sparse.overrides, "class-incremental")
+        yield Variant(f"{name}-{kind}", f"as {name}, {setting}", (*_strategy(name), SETTING + setting), setting)
+    sparse = _sparse_replay("er", list(PARTS), SETTING + setting)
+    yield Variant(f"sparcl-er-{kind}", f"as sparcl-er, {setting}", sparse.overrides, setting)
+
+
+def _inferred() -> Iterator[Variant]:
+    """Tasks that stand for themselves, measured by the answers of the task that was found."""
+    for known in (*(variant for variant in _subnetworks() if variant.name in ("supsup", "wsn-30")), _tsn(0.3)):
+        yield Variant(f"{known.name}-inferred", f"as {known.name}, the task found by entropy", (*known.overrides, *INFERRED), "task found")
 
 
 def _subnetworks() -> Iterator[Variant]:

@@ -17,10 +17,13 @@ from harness.statistics import (
     max_forgetting,
     mean,
     paired_difference,
+    points,
     signed_points,
     spread,
     training_processor,
 )
+from harness.strategies import is_told_the_task
+from harness.unnamed import without_task_names
 from harness.variants import DENSE_COLD
 from harness.verdict import checks
 from harness.versions import versions
@@ -47,6 +50,7 @@ def render_table(benchmark: str, lines: Lines) -> str:
         "## Accuracy and bytes",
         markdown_table(_MAIN_HEAD, [_main_row(name, what.get(name, ""), lines, order) for name in order]),
         *ablations(benchmark, lines),
+        *without_task_names(lines),
         "## Where the bytes are (kB, all tasks)",
         _breakdown(order, lines),
         "## What the stores are compared with (kB)",
@@ -77,9 +81,9 @@ def _main_row(name: str, what: str, lines: Lines, order: Sequence[str]) -> list[
         _percent(spread([line["acc"] for line in own])),
         "" if difference is None or name == DENSE_COLD else signed_points(difference),
         _percent(spread([line["validation"] for line in own])),
-        _points([line["bwt"] for line in own]),
-        _points([line.get("fwt") for line in own]),
-        _points([max_forgetting(line) for line in own]),
+        points([line["bwt"] for line in own]),
+        points([line.get("fwt") for line in own]),
+        points([max_forgetting(line) for line in own]),
         _kilobytes(spread([live_bytes(line) for line in own])),
         f"{mean([line.get('superseded_bytes', 0) for line in own]) / 1000:,.1f}",
         f"{mean(share):.1f}",
@@ -89,7 +93,8 @@ def _main_row(name: str, what: str, lines: Lines, order: Sequence[str]) -> list[
 
 
 def _front(lines: Lines, order: Sequence[str]) -> set[str]:
-    return front({name: (mean([live_bytes(line) for line in lines[name]]), _mean(lines[name], "acc")) for name in order})
+    told = [name for name in order if is_told_the_task(name)]
+    return front({name: (mean([live_bytes(line) for line in lines[name]]), _mean(lines[name], "acc")) for name in told})
 
 
 def _verdict(lines: Lines) -> list[str]:
@@ -158,12 +163,6 @@ def _provenance(order: Sequence[str], lines: Lines) -> str:
 
 def _percent(value: Spread) -> str:
     return value.times(100).text(2)
-
-
-def _points(values: Sequence[float | None]) -> str:
-    """Empty where the number is not defined."""
-    known = [value for value in values if value is not None]
-    return spread(known).times(100).text(2) if known else ""
 
 
 def _kilobytes(value: Spread) -> str:

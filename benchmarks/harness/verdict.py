@@ -9,7 +9,7 @@ from itertools import product
 from harness.judging import OUTCOMES, SEEDS, Outcome, is_above, is_below
 from harness.results import Line
 from harness.statistics import Spread, front, live_bytes, mean, paired_difference, paired_ratio, signed_points, spread
-from harness.strategies import WSN_DENSITIES
+from harness.strategies import WSN_DENSITIES, is_told_the_task
 
 Lines = Mapping[str, Sequence[Line]]
 
@@ -53,7 +53,7 @@ def checks(lines: Lines) -> tuple[Check, ...]:
 
 
 def _exact_stays(lines: Lines) -> Iterator[Check]:
-    exact = [own for own in lines.values() if own[0].get("isolation") == "exact"]
+    exact = [own for name, own in lines.items() if own[0].get("isolation") == "exact" and is_told_the_task(name)]
     if not exact:
         return
     moved = max(abs(row[i] - line["R"][i][i]) for own in exact for line in own for t, row in enumerate(line["R"]) for i in range(t))
@@ -71,7 +71,7 @@ def _bounds(lines: Lines) -> Iterator[Check]:
         yield Check(claim, is_below(forgotten, 0), f"bwt {signed_points(forgotten)} points", forgotten.count)
     if "joint" not in lines:
         return
-    setting = [name for name, own in lines.items() if own[0].get("isolation") == "none" and name != "joint" and not name.endswith("-class")]
+    setting = [name for name, own in lines.items() if own[0].get("isolation") == "none" and name != "joint" and is_told_the_task(name)]
     known = _differences(lines, setting, "joint")
     if known:
         nearest = max(known, key=lambda name: (OUTCOMES.index(is_below(known[name], 0)), known[name].mean))
@@ -93,10 +93,10 @@ def _beside_wsn(lines: Lines) -> Iterator[Check]:
 
 def _on_the_front(lines: Lines) -> Iterator[Check]:
     """By the point of `tsn` that no smaller or equally small point of another method comes near."""
-    ours = [name for name in lines if name.startswith("tsn-")]
+    ours = [name for name in lines if name.startswith("tsn-") and is_told_the_task(name)]
     if not ours:
         return
-    one_setting = [name for name in lines if not name.endswith("-class")]
+    one_setting = [name for name in lines if is_told_the_task(name)]
     best = front({name: (_bytes(lines[name]), _accuracy(lines[name])) for name in one_setting})
     shown = ", ".join(f"`{name}`" for name in sorted(best, key=lambda name: _bytes(lines[name])))
     outcome, seeds = min((_beside_rivals(lines, name, one_setting) for name in ours), key=lambda found: OUTCOMES.index(found[0]))
@@ -139,7 +139,7 @@ def _similar_parents(lines: Lines) -> Iterator[Check]:
 
 
 def _sparse_replay(lines: Lines) -> Iterator[Check]:
-    for base in ("er", "er-class", "derpp"):
+    for base in ("er", "er-class", "er-domain", "derpp"):
         name = f"sparcl-{base}"
         operations = paired_ratio(lines.get(name, ()), lines.get(base, ()), lambda line: float(line["training_flops"]))
         if operations is None:
@@ -153,7 +153,7 @@ def _sparse_replay(lines: Lines) -> Iterator[Check]:
 
 
 def _esacl(lines: Lines) -> Iterator[Check]:
-    for name, what in (("esacl-sdp", "SDP"), ("esacl", "SDP with IDS")):
+    for name, what in (("esacl-sdp", "SDP"), ("esacl-ids", "IDS"), ("esacl", "SDP with IDS")):
         claim = f"{what} is better than plain training pruned by magnitude (`{name}`, `esacl-plain`)"
         yield from _more_accurate(lines, name, "esacl-plain", claim)
 
