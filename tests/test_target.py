@@ -64,6 +64,16 @@ def test_all_problems_at_once(tmp_path):
     assert "`runtime`: the key is missing" in text
 
 
+def test_the_nearest_key_is_one_of_its_own_section(tmp_path):
+    wrong = {**content(), "gates": {"top1_agreemnt": 0.9}, "toolchain": {"memory": {"flash_kb": 3}}}
+    path = tmp_path / "cpu_onnxruntime.yaml"
+    path.write_text(yaml.safe_dump(wrong))
+    with pytest.raises(TargetError) as caught:
+        load_target(path)
+    assert "`gates.top1_agreemnt`: unknown key (did you mean 'top1_agreement'?)" in str(caught.value)
+    assert "`toolchain.memory.flash_kb`: unknown key (did you mean 'flash_kib'?)" in str(caught.value)
+
+
 @pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1", "got list"), ("", "got NoneType")])
 def test_not_a_mapping(tmp_path, text, message):
     path = tmp_path / "broken.yaml"

@@ -1,4 +1,4 @@
-"""Numbers measured on logits and on the accuracy matrix R.
+"""Numbers of the accuracy matrix R.
 
 R[t, i] is the accuracy on task i after task t was committed, 0-based; entries above the diagonal (task i not yet committed) may be None.
 
@@ -14,9 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-from torch.nn import functional
-
 
 @dataclass(frozen=True)
 class ContinualMetrics:
@@ -26,47 +23,6 @@ class ContinualMetrics:
     bwt: float | None
     fwt: float | None
     max_forgetting: float
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Fraction of rows whose largest logit is the label.
-
-    Args:
-        logits: float (n, classes).
-        labels: int64 (n,), 0..classes-1.
-    """
-    assert len(logits) == len(labels) > 0, f"{len(logits)} logits for {len(labels)} labels"
-    return float((logits.argmax(dim=1) == labels).double().mean())
-
-
-def mean_loss(logits: Tensor, labels: Tensor) -> float:
-    """Mean cross-entropy in nats, computed in float64.
-
-    Args:
-        logits: float (n, classes).
-        labels: int64 (n,).
-    """
-    assert len(logits) == len(labels) > 0, f"{len(logits)} logits for {len(labels)} labels"
-    return float(functional.cross_entropy(logits.double(), labels))
-
-
-def sqnr_db(signal: Tensor, approximation: Tensor) -> float:
-    """Signal to quantization noise in decibels: 10 log10(sum signal^2 / sum (signal - approximation)^2).
-
-    Args:
-        signal: float tensor, the reference.
-        approximation: float tensor of the same shape.
-
-    Returns:
-        inf for an exact copy; -inf for a zero signal with noise.
-    """
-    assert signal.shape == approximation.shape, f"{tuple(signal.shape)} against {tuple(approximation.shape)}"
-    reference = signal.double()
-    noise = float((reference - approximation.double()).square().sum())
-    power = float(reference.square().sum())
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(power / noise) if power > 0.0 else -math.inf
 
 
 def continual_metrics(rows: Sequence[Sequence[float | None]], baseline: Sequence[float] | None = None) -> ContinualMetrics:

@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "plan.yaml"
 
     @property
+    def graph(self) -> Path:
+        """The picture of the model's graph."""
+        return self.path / "graph.svg"
+
+    @property
     def store(self) -> Path:
         """The store."""
         return self.path / "store"

@@ -5,6 +5,7 @@ A target's name is its file's stem. Names resolve from the working folder's `hw_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -208,9 +209,11 @@ def _read(path: Path) -> Target:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TargetError(f"Target file `{path}` is not YAML: {error}") from error
+        raise TargetError(f"Target file `{path}` is not YAML: {error}. Correct the file.") from error
     if not isinstance(content, dict):
-        raise TargetError(f"Target file `{path}` must hold a mapping of keys, got {type(content).__name__}.")
+        raise TargetError(
+            f"Target file `{path}` must hold a mapping of keys, got {type(content).__name__}. Start from what `tsn targets show` prints."
+        )
     try:
         target = Target.model_validate(content)
     except ValidationError as error:
@@ -225,10 +228,18 @@ def _problems(error: ValidationError) -> list[str]:
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"]) or "file"
         if problem["type"] == "extra_forbidden":
-            key = str(problem["loc"][-1])
-            lines.append(f"- `{place}`: unknown key{did_you_mean(key, Target.model_fields)}")
+            *section, key = problem["loc"]
+            lines.append(f"- `{place}`: unknown key{did_you_mean(str(key), _known_keys(section))}. Correct or remove it.")
         elif problem["type"] == "missing":
-            lines.append(f"- `{place}`: the key is missing")
+            lines.append(f"- `{place}`: the key is missing. Add it.")
         else:
-            lines.append(f"- `{place}`: {problem['msg']}, got {problem['input']!r}")
+            lines.append(f"- `{place}`: {problem['msg']}, got {problem['input']!r}. Change it.")
     return lines
+
+
+def _known_keys(place: Sequence[int | str]) -> tuple[str, ...]:
+    """Keys that a target file may have at a place, given by the keys and positions that lead there."""
+    if not place:
+        return tuple(Target.model_fields)
+    sections = {"gates": GateTolerances, "rates": Rates, "toolchain": Toolchain, "operations": OperationSupport, "sources": Source}
+    return tuple((Memory if place[-1] == "memory" else sections[str(place[0])]).model_fields)

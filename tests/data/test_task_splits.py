@@ -50,6 +50,13 @@ def test_labels_follow_the_order_of_the_classes() -> None:
     assert torch.equal(first.test.y, 1 - second.test.y)
 
 
+def test_a_count_takes_the_first_of_the_listed_tasks() -> None:
+    listed = [{"name": "a", "classes": [7, 2]}, {"name": "b", "classes": [3, 4]}, {"name": "c", "classes": [0, 1]}]
+    assert task_names(recipe(split="explicit", explicit=listed, count=2)) == ("a", "b")
+    with pytest.raises(RecipeError, match="there is no task 2"):
+        load_task(recipe(split="explicit", explicit=listed, count=2), 2)
+
+
 def test_a_seed_gives_the_same_split_and_another_seed_another() -> None:
     assert hashes(load_task(recipe(seed=3), 1)) == hashes(load_task(recipe(seed=3), 1))
     one, two = load_task(recipe(seed=3), 1), load_task(recipe(seed=4), 1)

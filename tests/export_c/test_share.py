@@ -7,20 +7,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import FrozenLayer
-from tsn_toolkit.export.c.layer_weights import own_weights, unpack_weights
+from tsn_toolkit.export.c.layer_weights import LayerWeights, own_weights
 from tsn_toolkit.export.c.operations import Convolution
+from tsn_toolkit.export.c.packing import unpack_values
 from tsn_toolkit.export.c.program import generate
 from tsn_toolkit.export.c.read_back import WeightText
 from tsn_toolkit.export.c.reference import run_reference, stored_bytes
 from tsn_toolkit.export.c.share import OwnerView, TaskSlots, share_weights
+from tsn_toolkit.numerics.bits import unpack_bits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from c_models import answers, build, main_of, random_bytes  # noqa: E402
 from shared_family import KEPT, family  # noqa: E402
 
 SANITIZERS = ("-O1", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+
+
+def unpack_weights(weights: LayerWeights) -> NDArray[np.int8]:
+    """int8 (outputs, inputs * taps), what the program computes with."""
+    q = unpack_values(weights.values)
+    if weights.rows is not None:
+        q = q[weights.rows]
+    if weights.columns is not None:
+        q = q.reshape(len(q), -1, weights.taps)[:, weights.columns].reshape(len(q), -1)
+    if weights.used is not None:
+        q = q * unpack_bits(weights.used.tobytes(), 1, q.size).reshape(q.shape).astype(np.int8)
+    return q
 
 
 def codes_of(tasks, task, layer):

@@ -15,6 +15,7 @@ from tsn_toolkit.parts.reconstruction import reconstruct_
 from tsn_toolkit.plan import PlanSubject, macs_after
 from tsn_toolkit.plan.candidate import LayerOption, mask_bits
 from tsn_toolkit.plan.cost_model import CostModel
+from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
 from tsn_toolkit.plan.over_trunk import MendedExaminer, plan_over_trunk
 from tsn_toolkit.plan.own_layers import free_layers, own_layers, reading_groups
 from tsn_toolkit.plan.sensitivity import measure_sensitivity
@@ -131,6 +132,20 @@ def test_a_plan_keeps_its_limits_and_owns_what_it_breaks(subject):
     assert made.measured["binding"] == ["macs"] and set(made.measured["own"]) == {"conv2", "conv3", "conv4"}
     assert plan(subject, {"macs_kept": 0.6}) == made
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"density": 0.3, "granularity": "2:4"},
+        {"density": 0.3, "layer_overrides": {"conv4": {"encoding": "planes"}}},
+        {"density": 0.3, "layer_overrides": {"conv4": {"encoding": "codes", "granularity": "unit"}}},
+    ],
+)
+def test_a_density_that_the_form_fixes_is_the_plans(subject, section):
+    """Or a store would refuse the plan that it was given when the first task is learned."""
+    made = plan(subject, {"macs_kept": 0.6}, **section).plan
+    assert plan_from_dict(plan_to_dict(made)) == made
 
 
 def test_bytes_decide_where_units_go(subject):

@@ -42,3 +42,9 @@ def test_where_it_would_do_nothing_it_is_refused(tmp_path: Path, overrides: tupl
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, OVERRIDE, *overrides)
     assert message in str(caught.value)
+
+
+def test_bit_widths_adapt_for_one_strategy_alone(tmp_path: Path) -> None:
+    assert load(tmp_path, "plan.adapt_bits=true", "plan.bit_tolerance=0.1").plan.bit_tolerance == 0.1
+    with pytest.raises(RecipeError, match="plan.adapt_bits: is read by strategy tsn alone, got 'wsn'"):
+        load(tmp_path, "plan.adapt_bits=true", "strategy.name=wsn")

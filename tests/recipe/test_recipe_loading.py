@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tsn_toolkit.errors import RecipeError
+from tsn_toolkit.pipeline.founding import targets_of
 from tsn_toolkit.recipe import dump_yaml, expand, find_recipe, list_recipes, load_recipe, resolve_recipe
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.recipe.yaml_document import parse_yaml
@@ -127,7 +128,8 @@ def test_mistakes_of_every_kind_come_in_one_pass(write) -> None:
         ("plan.layer_overrides", "{conv1: {granularity: '8:4'}}", "'8:4'"),
         ("targets", "[no_such_target]", "'no_such_target'"),
         ("targets", "[gone/board.yaml]", "'gone/board.yaml'"),
-        ("baselines", "[tsn, nope]", "'nope'"),
+        ("baselines", "[wsn]", "['wsn'], but a run learns the recipe's own strategy alone"),
+        ("plan.bit_tolerance", "0.1", "0.1, but only `plan.adapt_bits` reads it"),
         ("name", "Upper", "'Upper'"),
         ("schema", "2", "2"),
         ("seed.x", "1", "1"),
@@ -141,6 +143,15 @@ def test_every_wrong_value_is_named_with_its_override(write, key: str, text: str
     assert value in found[0]
     if text not in ("permutation", "explicit", "[0.5]"):  # there the key at fault is another one than the one that was set
         assert found[0].startswith(f"--set {key}: ")
+
+
+def test_variables_in_the_path_of_a_target_are_expanded(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOARDS", str(tmp_path))
+    assert "target file '${BOARDS}/board.yaml' does not exist" in problems_of(write(SMALL), "targets=['${BOARDS}/board.yaml']")[0]
+    target = Path(__file__).resolve().parents[2] / "hw_targets" / "cpu_onnxruntime.yaml"
+    (tmp_path / "cpu_onnxruntime.yaml").write_bytes(target.read_bytes())
+    recipe = load(write(SMALL), "targets=['${BOARDS}/cpu_onnxruntime.yaml']")
+    assert [target.name for target in targets_of(recipe)] == ["cpu_onnxruntime"]
 
 
 def test_explicit_tasks_must_not_overlap(write) -> None:

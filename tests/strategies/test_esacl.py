@@ -78,6 +78,31 @@ def test_each_switch_reaches_the_step(store, monkeypatch):
     assert len(seen) == count == 30, "plain steps"
 
 
+def test_smoothed_labels_reach_its_own_passes(store, monkeypatch):
+    """The loss of a step is that of plain training on the same logits, and so is the one whose saliency prunes."""
+    context = samples.make_context(store, samples.make_data(), epochs=1)
+    context = replace(context, settings=replace(samples.SETTINGS, label_smoothing=0.2))
+    steps, losses = [], []
+    step, saliency = esacl.sharpness_gradients, sdp.weight_scores
+
+    def watch_step(x, y, **parts):
+        found = step(x, y, **parts)
+        steps.append((found[0], functional.cross_entropy(found[1], y, label_smoothing=0.2).item()))
+        return found
+
+    def watch_saliency(model, graph, batches, loss):
+        logits, y = model(batches[0][0]).detach(), batches[0][1]
+        losses.append((loss(logits, y).item(), functional.cross_entropy(logits, y, label_smoothing=0.2).item()))
+        return saliency(model, graph, batches, loss)
+
+    monkeypatch.setattr(esacl, "sharpness_gradients", watch_step)
+    monkeypatch.setattr(sdp, "weight_scores", watch_saliency)
+    samples.learn("esacl", context, setting="class-incremental")
+    assert len(steps) == 5 and len(losses) == 1
+    for found, wanted in (*steps, *losses):
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def sparse_store(tmp_path_factory):
     """One task, three quarters of whose weights are 0."""

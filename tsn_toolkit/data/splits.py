@@ -34,7 +34,7 @@ def task_names(recipe: Recipe) -> tuple[str, ...]:
         train, _ = load_data(recipe.data)
         return tuple(share.name for share in _shares(tasks, train, recipe.seed))
     if tasks.split == "explicit":
-        return tuple(task.name for task in tasks.explicit)
+        return tuple(task.name for task in tasks.explicit[: tasks.count])
     if tasks.split == "datasets":
         return tuple(entry.name for entry in tasks.datasets[: tasks.count])
     return tuple(f"{tasks.split}-{index}" for index in range(_count(tasks)))

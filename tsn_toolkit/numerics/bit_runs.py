@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tsn_toolkit.numerics.errors import NumericsError
 from tsn_toolkit.numerics.packed_codes import PackedCodes
+from tsn_toolkit.numerics.streams import coder_of, words_of
 
 TOTAL = 1 << 15
 """Frequencies of chances are out of this."""
@@ -36,7 +37,6 @@ NEVER, ALWAYS = 0, len(CHANCES) - 1
 
 _PRECISION = 24
 _BYTE = 8
-_WORD_BYTES = 4
 _CHUNK = 1 << 18
 _DECODED = 1 << 14
 """Symbols decoded at a time: in the 32 bits that the coder takes for each they stay in a processor's cache."""
@@ -79,7 +79,7 @@ def encode_bit_runs(runs: Sequence[Run]) -> bytes:
     """Encodes runs into one stream.
 
     Returns:
-        little-endian 32-bit words; empty when all runs are certain.
+        ANS words (`streams.py`); none when all runs are certain.
 
     Raises:
         NumericsError: a bit is not 0 or 1, or differs in a certain run.
@@ -97,7 +97,7 @@ def encode_bit_runs(runs: Sequence[Run]) -> bytes:
         symbols = np.packbits(bits[: whole * _BYTE], bitorder="little")
         for start in reversed(range(0, whole, _CHUNK)):
             coder.encode_reverse(symbols[start : start + _CHUNK].astype(np.int32), _model(chance, _BYTE, False))
-    return np.asarray(coder.get_compressed(), np.uint32).astype("<u4").tobytes()
+    return words_of(coder)
 
 
 class BitDecoder:
@@ -109,9 +109,7 @@ class BitDecoder:
         Raises:
             NumericsError: `data` is not a whole number of words or ends in a zero word.
         """
-        if len(data) % _WORD_BYTES or data[-_WORD_BYTES:] == bytes(_WORD_BYTES):
-            raise NumericsError(f"a stream of {len(data)} bytes is not a whole number of 32-bit words ending in a nonzero one")
-        self._coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._coder = coder_of(data)
 
     def read(self, chance: int, count: int) -> NDArray[np.uint8]:
         """The next run: `count` bits, uint8; see `read_packed`."""

@@ -1,4 +1,4 @@
-"""Counting and grouping of arrays of small numbers (uint8), the contexts and symbols of mask coding."""
+"""Counting in arrays of small numbers (uint8), the contexts and symbols of mask coding."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,28 +32,3 @@ def count_numbers(numbers: NDArray[np.uint8], values: int) -> NDArray[np.int64]:
     pairs = np.bincount(flat[:even].view(np.uint16), minlength=_VALUES * _VALUES).reshape(_VALUES, _VALUES)
     of_pairs: NDArray[np.int64] = pairs.sum(axis=0) + pairs.sum(axis=1)
     return (of_pairs + np.bincount(flat[even:], minlength=_VALUES))[:values]
-
-
-def positions_by_number(numbers: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.intp]]]:
-    """The numbers that occur, ascending, each with its ascending positions: positions (n_k,) of number k, int64.
-
-    Args:
-        numbers: uint8 (n,).
-    """
-    counts = count_numbers(numbers, _VALUES)
-    common = int(counts.argmax())
-    if 2 * counts[common] < len(numbers):
-        return _split(np.argsort(numbers, kind="stable"), counts)
-    # Sorting only what differs from the most frequent number: it has positions of its own, found by one pass.
-    others = np.flatnonzero(numbers != common)
-    rest = counts.copy()
-    rest[common] = 0
-    groups = _split(others[np.argsort(numbers[others], kind="stable")], rest)
-    if counts[common]:
-        groups.append((common, np.flatnonzero(numbers == common)))
-    return sorted(groups, key=lambda group: group[0])
-
-
-def _split(positions: NDArray[np.intp], counts: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
-    ends = np.cumsum(counts)
-    return [(number, positions[ends[number] - counts[number] : ends[number]]) for number in np.flatnonzero(counts).tolist()]

@@ -18,7 +18,7 @@ from tsn_toolkit.extract import extract
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.pipeline.by_target import packages_by_target, say_what_to_know
-from tsn_toolkit.pipeline.founding import shop_of_recipe
+from tsn_toolkit.pipeline.founding import shop_of_recipe, targets_of
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.measuring import bench_settings
 from tsn_toolkit.pipeline.planning import plan_of_recipe
@@ -31,7 +31,7 @@ from tsn_toolkit.store.integrity import verify_store
 from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.target import Target, load_target
+from tsn_toolkit.target import Target
 from tsn_toolkit.verify.measure import measure_store
 from tsn_toolkit.verify.package_check import verify_package
 from tsn_toolkit.workshop import Workshop, recipe_of_task, workshop_of_store
@@ -108,6 +108,7 @@ def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
     """Verifies a package or a store; see `tsn verify`. A package that does not answer as recorded has `passed` false.
 
     Raises:
+        RunError: `measure` is asked of a package.
         GateError: the package is not what its manifest says, is damaged, or does not run.
         TargetError: its runtime is missing or too old.
         StoreError: a part of the store is damaged.
@@ -172,7 +173,7 @@ def bench_path(package: Path, store_path: Path | None, data_path: Path | None) -
 
 def plan_text(recipe: Recipe, say: Callable[[str], None]) -> str:
     """The plan that a run of the recipe would make, as the text of its file."""
-    made = plan_of_recipe(recipe, shop_of_recipe(recipe).graph, [load_target(name) for name in recipe.targets], say)
+    made = plan_of_recipe(recipe, shop_of_recipe(recipe).graph, targets_of(recipe), say)
     return plan_text_of(made.plan, made.measured)
 
 

@@ -26,7 +26,7 @@ from tsn_toolkit.recipe.loading import resolve_recipe
 from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe, TaskInferenceSection
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.target import Target
+from tsn_toolkit.target import Target, load_target
 from tsn_toolkit.trainer.loop import evaluate
 from tsn_toolkit.workshop import Workshop, make_workshop
 
@@ -44,7 +44,7 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     made = plan_of_recipe(recipe, graph, targets, hooks.say)
     plan = made.plan
     save_plan(plan, folder.plan, measured=made.measured)
-    write_text(folder.path / "graph.svg", graph_svg(graph))
+    write_text(folder.graph, graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":
         model = load_model(recipe.model.factory, expand(recipe.model.checkpoint or ""), sha256=recipe.model.checkpoint_sha256)
         check_same_constants(model, shop.factory())
@@ -55,6 +55,15 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     else:
         trunk = seed_trunk(recipe.seed, word_bits=recipe.trunk.word_bits)
     return Store.create(folder.store, trunk=trunk, graph=graph, recipe={**stored_recipe(recipe, 0), "resolved_plan": plan_to_dict(plan)})
+
+
+def targets_of(recipe: Recipe) -> list[Target]:
+    """The targets that a recipe names, variables in the paths of target files expanded.
+
+    Raises:
+        TargetError: one is unknown or malformed.
+    """
+    return [load_target(expand(name)) for name in recipe.targets]
 
 
 def shop_of_recipe(recipe: Recipe) -> Workshop:

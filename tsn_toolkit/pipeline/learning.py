@@ -16,7 +16,7 @@ from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.parent_choice import choose_parent
 from tsn_toolkit.pipeline.room import check_room
 from tsn_toolkit.plan.file import plan_from_dict, plan_to_dict
-from tsn_toolkit.recipe.schema import Recipe
+from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.context import PostTraining, Precision, TaskContext
 from tsn_toolkit.trainer.device import pick_device, pick_dtype
@@ -37,6 +37,11 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
         raise RecipeError(
             f"`task_inference.rule` is {recipe.task_inference.rule}, but the tasks of strategy `{recipe.strategy.name}` share one network, in which "
             "there is no task to find. Set `strategy.options.setting` instead."
+        )
+    if recipe.post_training != PostTrainingSection() and strategy.ISOLATION == "none":
+        raise RecipeError(
+            f"`post_training` is set, but strategy `{recipe.strategy.name}` rounds the network that all its tasks share after training and takes no "
+            "further step. Remove the section, or name a strategy of isolation `exact`."
         )
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     context = task_context(recipe, store, shop, plan, data, index, hooks)

@@ -12,7 +12,7 @@ from typing import Any
 from tsn_toolkit.data.splits import load_task, task_names
 from tsn_toolkit.errors import RunError
 from tsn_toolkit.pipeline.commands import export_packages
-from tsn_toolkit.pipeline.founding import found_store, strategy_config
+from tsn_toolkit.pipeline.founding import found_store, strategy_config, targets_of
 from tsn_toolkit.pipeline.hooks import Hooks, logged
 from tsn_toolkit.pipeline.learning import learn_and_commit
 from tsn_toolkit.pipeline.measuring import measure_task
@@ -24,13 +24,13 @@ from tsn_toolkit.recipe.yaml_document import dump_yaml
 from tsn_toolkit.run_folder import RunFolder, create_run_folder, open_run_folder
 from tsn_toolkit.store.manifest import marginal_bytes
 from tsn_toolkit.store.store import Store
-from tsn_toolkit.target import Target, load_target
+from tsn_toolkit.target import Target
 from tsn_toolkit.workshop import workshop_of_store
 
 
 def run(recipe: Recipe, out: Path, hooks: Hooks) -> dict[str, Any]:
     """A new run in a new folder; returns the summary."""
-    targets = [load_target(name) for name in recipe.targets]
+    targets = targets_of(recipe)
     folder = create_run_folder(out, dump_yaml(resolve_recipe(recipe)))
     return _continue(recipe, folder, targets, hooks)
 
@@ -39,7 +39,7 @@ def resume(out: Path, hooks: Hooks) -> dict[str, Any]:
     """Continues a run that was stopped, from its own recipe; returns the summary."""
     folder = open_run_folder(out)
     recipe = load_recipe(folder.recipe, strategy_config=strategy_config)
-    return _continue(recipe, folder, [load_target(name) for name in recipe.targets], hooks)
+    return _continue(recipe, folder, targets_of(recipe), hooks)
 
 
 def _continue(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: Hooks) -> dict[str, Any]:
@@ -85,5 +85,5 @@ def add_task(store_path: Path, recipe: Recipe, out: Path | None, hooks: Hooks) -
     result: dict[str, Any] = {"store": str(store_path), "task": data.name, "marginal_bytes": marginal_bytes(store.entries)[data.name]}
     result["measured"] = hooks.measure(store_path, data_paths=data_path_variables(recipe))["tasks"]
     if out is not None:
-        result["packages"] = export_packages(store, shop, data, recipe, [load_target(name) for name in recipe.targets], out / data.name, hooks)
+        result["packages"] = export_packages(store, shop, data, recipe, targets_of(recipe), out / data.name, hooks)
     return result

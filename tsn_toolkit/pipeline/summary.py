@@ -44,9 +44,15 @@ def write_report(path: Path, hooks: Hooks) -> Path:
 
 
 def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, names: tuple[str, ...], hooks: Hooks) -> dict[str, Any]:
-    """`summary.json` and `report.html` of the tasks that the store holds, from their records; `names` are all tasks of the recipe."""
+    """`summary.json` and `report.html` of the tasks that the store holds, from their records; `names` are all tasks of the recipe.
+
+    Raises:
+        RunError: every task was retired.
+    """
     held = {entry.name for entry in store.entries}
     living = [index for index, name in enumerate(names) if name in held]
+    if not living:
+        raise RunError(f"{folder.path}: every task of its store was retired, so there is nothing to report. Begin another run to learn them anew.")
     records = [read_json(folder.record(names[index])) for index in living]
     matrix = [[record["R_row"][i] if i < len(record["R_row"]) else None for i in living] for record in records]
     numbers = dataclasses.asdict(metrics.continual_metrics(matrix, _with_unseen_(matrix, records)))
@@ -98,7 +104,7 @@ def _write_page(recipe: Recipe, folder: RunFolder, store: Store, summary: dict[s
     page = render_report(
         summary,
         inspection=inspect_store(store),
-        graph_svg=(folder.path / "graph.svg").read_text(encoding="utf-8"),
+        graph_svg=folder.graph.read_text(encoding="utf-8"),
         parity={name: read_json(folder.record(name))["parity"] for name in names},
         recipe_text=folder.recipe.read_text(encoding="utf-8"),
         name=recipe.name,

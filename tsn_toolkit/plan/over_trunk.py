@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.contracts import CompressionPlan, GroupPlan, LayerPlan, ModelGraph
+from tsn_toolkit.contracts import CompressionPlan, GroupPlan, ModelGraph
 from tsn_toolkit.importance import magnitude
 from tsn_toolkit.plan.answers import Answers, Loss, answers_of
 from tsn_toolkit.plan.candidate import Candidate, LayerOption, Scores, code_weight, masks_of
@@ -26,7 +26,7 @@ from tsn_toolkit.plan.cost_model import CostModel
 from tsn_toolkit.plan.measured import measured_record
 from tsn_toolkit.plan.options import measure_options
 from tsn_toolkit.plan.own_layers import OwnLayer, free_layers, own_layers
-from tsn_toolkit.plan.settings import overridden
+from tsn_toolkit.plan.settings import layer_plan
 from tsn_toolkit.plan.subject import PlanSubject
 from tsn_toolkit.plan.under_budget import BudgetedPlan, choose
 
@@ -111,9 +111,7 @@ def _plan(subject: PlanSubject, units: Mapping[str, int], own: Mapping[str, OwnL
     for record in graph.layers:
         if record.name == graph.head:
             continue
-        override = overridden(section, record.name)
         owned = record.name in own and own[record.name].owned(shrunk)
-        settings = {key: override.get(key, getattr(section, key)) for key in ("density", "granularity", "bit_width")}
-        layers.append(LayerPlan(record.name, override.get("encoding", "codes" if owned else "shared"), **settings))
+        layers.append(layer_plan(section, record.name, "codes" if owned else "shared"))
     groups = tuple(GroupPlan(name, keep, sizes[name]) for name, keep in units.items() if keep < sizes[name])
     return CompressionPlan(graph.fingerprint, subject.max_code, subject.trunk_bit_width, tuple(layers), groups)

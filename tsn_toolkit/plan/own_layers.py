@@ -14,7 +14,7 @@ from torch import nn
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.numerics.half import half_size_bytes
 from tsn_toolkit.plan.candidate import LayerOption, Measuring
-from tsn_toolkit.plan.settings import overridden
+from tsn_toolkit.plan.settings import layer_plan, overridden
 from tsn_toolkit.recipe.schema import PlanSection
 
 
@@ -48,11 +48,10 @@ def own_layers(section: PlanSection, examiner: Measuring) -> dict[str, OwnLayer]
     for layer in examiner.graph.layers:
         if layer.name not in may:
             continue
-        override = overridden(section, layer.name)
-        settings = {key: override.get(key, getattr(section, key)) for key in ("density", "granularity", "bit_width")}
-        option = LayerOption(**settings)
+        stored = layer_plan(section, layer.name, "codes")
+        option, always = LayerOption(stored.density, stored.granularity, stored.bit_width), "encoding" in overridden(section, layer.name)
         fixed = (1 << option.bit_width) + half_size_bytes(layer.shape[0])
-        found[layer.name] = OwnLayer(option, readers.get(layer.name, ()), "encoding" in override, examiner.size_bits(layer.name, option) / 8, fixed)
+        found[layer.name] = OwnLayer(option, readers.get(layer.name, ()), always, examiner.size_bits(layer.name, option) / 8, fixed)
     return found
 
 

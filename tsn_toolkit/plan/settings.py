@@ -8,7 +8,9 @@ from fnmatch import fnmatchcase
 from math import isfinite
 from typing import Any, get_args
 
+from tsn_toolkit.contracts import LayerPlan
 from tsn_toolkit.masks.granularity import parse_granularity
+from tsn_toolkit.plan.density import own_density
 from tsn_toolkit.recipe.schema import PlanSection
 from tsn_toolkit.registry import did_you_mean
 from tsn_toolkit.vocabulary import MAX_CODE, DensityRule, Encoding
@@ -103,6 +105,22 @@ def overridden(section: PlanSection, name: str) -> dict[str, Any]:
         if fnmatchcase(name, glob):
             found |= override.model_dump(exclude_none=True)
     return found
+
+
+def layer_plan(section: PlanSection, name: str, encoding: Encoding) -> LayerPlan:
+    """A layer that no option was chosen for, as the recipe's section and its overrides say; an encoding or granularity may fix the density.
+
+    Args:
+        section: of the recipe.
+        name: of the layer.
+        encoding: how it is stored where no override says otherwise.
+    """
+    said = {key: getattr(section, key) for key in ("density", "granularity", "bit_width")} | overridden(section, name)
+    encoding = said.pop("encoding", encoding)
+    if encoding == "planes":
+        said["granularity"] = "unit"
+    fixed = own_density(encoding, said["granularity"])
+    return LayerPlan(name, encoding, **(said if fixed is None else {**said, "density": fixed}))
 
 
 def _is_granularity(value: Any) -> bool:

@@ -20,7 +20,7 @@ from tsn_toolkit.plan.macs import macs_after
 from tsn_toolkit.plan.measured import WholeCandidate, measured_record
 from tsn_toolkit.plan.options import layer_options, measure_options
 from tsn_toolkit.plan.sensitivity import change
-from tsn_toolkit.plan.settings import overridden
+from tsn_toolkit.plan.settings import layer_plan
 from tsn_toolkit.plan.solve import Solution, solve
 from tsn_toolkit.plan.subject import PlanSubject
 from tsn_toolkit.recipe.schema import BudgetSection
@@ -131,11 +131,7 @@ def plan_of(subject: PlanSubject, candidate: Candidate) -> CompressionPlan:
         if (option := candidate.layers.get(record.name)) is not None:
             layers.append(LayerPlan(record.name, "codes", option.density, option.granularity, option.bit_width))
             continue
-        own = overridden(section, record.name)
-        encoding = own.get("encoding", section.encoding)
-        granularity = "unit" if encoding == "planes" else own.get("granularity", section.granularity)
-        density = 1.0 if encoding == "planes" else own.get("density", section.density)
-        layers.append(LayerPlan(record.name, encoding, density, granularity, own.get("bit_width", section.bit_width)))
+        layers.append(layer_plan(section, record.name, section.encoding))
     groups = tuple(GroupPlan(name, keep, sizes[name]) for name, keep in candidate.units.items() if keep < sizes[name])
     return CompressionPlan(graph.fingerprint, subject.max_code, subject.trunk_bit_width, tuple(layers), groups)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tsn_toolkit.recipe.data_checks import check_data, check_datasets, check_tasks
+from tsn_toolkit.recipe.environment import expand
 from tsn_toolkit.recipe.findings import Finding, check_factory, check_path
 from tsn_toolkit.recipe.schema import BudgetSection, ModelSection, PlanSection, PostTrainingSection
 from tsn_toolkit.recipe.yaml_document import KeyPath
@@ -38,8 +39,12 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_checkpoint_users(sections)
     elif "plan" in sections and sections["plan"].budget is not None and "trunk" in sections and sections["trunk"].kind != "seed":
         yield from _check_budget_over_trunk(sections["plan"])
+    yield from _check_read_by_tsn(sections)
     yield from _check_child_overrides(sections)
     yield from _check_targets(sections.get("targets", ()))
+    if sections.get("baselines"):
+        text = f"names {list(sections['baselines'])}, but a run learns the recipe's own strategy alone. Remove it, and run each with `strategy.name`."
+        yield ("baselines",), text
 
 
 def _check_model(model: ModelSection) -> Iterator[Finding]:
@@ -73,6 +78,8 @@ def _check_plan(plan: PlanSection) -> Iterator[Finding]:
             ("plan", "target_macs"),
             (f"is {plan.target_macs} while `plan.units_keep` is {plan.units_keep}; both say how many units stay. Keep one of the two."),
         )
+    if plan.bit_tolerance != PlanSection().bit_tolerance and not plan.adapt_bits:
+        yield ("plan", "bit_tolerance"), f"is {plan.bit_tolerance}, but only `plan.adapt_bits` reads it and it is false. Set it or remove the key."
     if plan.budget is not None:
         yield from _check_budget(plan, plan.budget)
 
@@ -89,13 +96,20 @@ def _check_post_training(section: PostTrainingSection) -> Iterator[Finding]:
         yield ("post_training", "prune_tolerance"), words
 
 
+def _check_read_by_tsn(sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Keys of the plan that one strategy reads alone; any other would leave them without effect."""
+    if "plan" not in sections or "strategy" not in sections or sections["strategy"].name == "tsn":
+        return
+    for key in ("adapt_bits", "child_overrides"):
+        if getattr(sections["plan"], key):
+            yield ("plan", key), f"is read by strategy tsn alone, got {sections['strategy'].name!r}. Remove it, or set `strategy.name: tsn`."
+
+
 def _check_child_overrides(sections: Mapping[str, Any]) -> Iterator[Finding]:
-    """Only where tasks have tasks as parents, and a strategy that learns what to change."""
+    """Only where tasks have tasks as parents."""
     if "plan" not in sections or not sections["plan"].child_overrides:
         return
     where: KeyPath = ("plan", "child_overrides")
-    if "strategy" in sections and sections["strategy"].name != "tsn":
-        yield where, f"is read by strategy tsn alone, got {sections['strategy'].name!r}. Remove it, or set `strategy.name: tsn`."
     trained = "model" in sections and sections["model"].checkpoint is not None
     if trained and "trunk" in sections and sections["trunk"].kind != "seed":
         yield where, "is set over a trained trunk, where `plan.density` already is what a task owns. Remove it, or set `trunk.kind: seed`."
@@ -164,8 +178,9 @@ def _check_targets(targets: tuple[str, ...]) -> Iterator[Finding]:
     known = sorted({path.stem for folder in data_folders("hw_targets") for path in folder.glob("*.yaml")})
     for position, target in enumerate(targets):
         if target.endswith((".yaml", ".yml")):
-            yield from check_path(("targets", position), target)
-            if not Path(target).is_file():
+            unset = list(check_path(("targets", position), target))
+            yield from unset
+            if not unset and not Path(expand(target)).is_file():
                 yield ("targets", position), f"target file {target!r} does not exist. Correct the path or name one of {', '.join(known)}."
         elif target not in known:
             hint = did_you_mean(target, known)

@@ -13,6 +13,13 @@ from tsn_toolkit.vocabulary import TRUNK
 LISTS = {"explicit": "explicit", "rotation": "angles", "datasets": "datasets"}
 """Split -> the key of `tasks` that lists its tasks."""
 
+DEALING_KEYS = (
+    ("per_task", ("classes",), "classes by number"),
+    ("groups_per_task", ("superclasses", "subjects"), "superclasses or subjects"),
+    ("order", ("classes", "superclasses", "subjects"), "classes, superclasses or subjects"),
+)
+"""Keys of `tasks` that say how something is dealt out, the splits that read them, and what these deal out."""
+
 
 def check_data(data: DataSection) -> Iterator[Finding]:
     """One data set: paths, factories, and as many means as deviations."""
@@ -30,11 +37,12 @@ def check_tasks(tasks: TasksSection) -> Iterator[Finding]:
         if (tasks.split == split) != bool(given):
             text = f"lists {given} tasks with `split: {tasks.split}`; `split: {split}`, and only it, needs the list. Change one."
             yield ("tasks", key), text
-        elif given and split != "explicit" and tasks.count is not None and tasks.count > given:
+        elif given and tasks.count is not None and tasks.count > given:
             yield ("tasks", "count"), f"is {tasks.count}, but `tasks.{key}` lists {given} tasks. Lower it or set it to null."
-    if tasks.groups_per_task != 1 and tasks.split not in ("superclasses", "subjects"):
-        text = f"is {tasks.groups_per_task}, but `split: {tasks.split}` deals out no superclasses or subjects. Remove it."
-        yield ("tasks", "groups_per_task"), text
+    for key, splits, what in DEALING_KEYS:
+        value = getattr(tasks, key)
+        if value != getattr(TasksSection(), key) and tasks.split not in splits:
+            yield ("tasks", key), f"is {value}, but `split: {tasks.split}` deals out no {what}. Remove it."
     yield from _check_names("explicit", tasks.explicit)
     yield from _check_names("datasets", tasks.datasets)
     owners: dict[int, str] = {}

@@ -359,4 +359,4 @@ class Recipe(Section):
     bench: BenchSection = Field(default_factory=BenchSection)
     """The latency measurement."""
     baselines: Annotated[tuple[str, ...], Loose] = ()
-    """Strategies to run beside the recipe's own, with their default options."""
+    """Empty: a run learns the recipe's own strategy alone. The key stays because every store's resolved recipe has it."""

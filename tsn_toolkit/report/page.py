@@ -18,8 +18,6 @@ from tsn_toolkit.report.heat_map import HeatMap, heat_map, shade_floor
 from tsn_toolkit.report.sharing_maps import sharing_maps
 from tsn_toolkit.report.task_rows import batches, task_rows
 
-LOG_LINES = 200
-
 
 def render_report(
     summary: Mapping[str, Any],
@@ -29,7 +27,6 @@ def render_report(
     parity: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     recipe_text: str = "",
     name: str = "",
-    log_text: str = "",
 ) -> str:
     """Lay a run out as one HTML page.
 
@@ -40,7 +37,6 @@ def render_report(
         parity: task -> target -> content of the package's `parity.json`, with `integer_mac_share` beside it where it was profiled.
         recipe_text: the resolved recipe.
         name: the run's name, "" for a plain title.
-        log_text: the run's log, of which the last lines are shown.
 
     Returns:
         The page. Every value is escaped; the picture stands in an image, where it can run nothing.
@@ -69,7 +65,6 @@ def render_report(
             graph=base64.b64encode(graph_svg.encode()).decode("ascii"),
             gates=gates,
             recipe_text=recipe_text,
-            log_text="\n".join(log_text.splitlines()[-LOG_LINES:]),
         )
     )
 

@@ -108,12 +108,12 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
 
 
 def _losses(network: SharedNetwork, context: TaskContext, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of each example (n,) and the logits that compete."""
+    """Loss of each example (n,), labels smoothed as the recipe says, and the logits that compete."""
     settings = context.settings
     with torch.autocast(settings.device.type, settings.dtype, enabled=settings.dtype != torch.float32):
         logits = network.model(x)
     logits = network.head.visible(logits.float(), y)
-    return functional.cross_entropy(logits, y, reduction="none"), logits
+    return functional.cross_entropy(logits, y, reduction="none", label_smoothing=settings.label_smoothing), logits
 
 
 def _prunable(model: nn.Module, context: TaskContext) -> dict[str, torch.Tensor]:
@@ -157,7 +157,7 @@ def _prune_(network: SharedNetwork, context: TaskContext, config: Config, rankin
     batches = spread_batches(network.data, context.settings.batch_size, config.criterion_batches, torch.device("cpu"))
 
     def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(head.visible(logits, y), y)
+        return functional.cross_entropy(head.visible(logits, y), y, label_smoothing=context.settings.label_smoothing)
 
     scores = (sdp if config.sdp else magnitude).weight_scores(model, context.graph, batches, loss)
     masks = {}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsn_toolkit.export.c.packing import Values, pack_values, unpack_values
-from tsn_toolkit.numerics.bits import pack_bits, unpack_bits
+from tsn_toolkit.numerics.bits import pack_bits
 
 MAX_INDEX = 2**16 - 1
 
@@ -80,15 +80,3 @@ def select_weights(values: Values, rows: NDArray[np.int64], columns: NDArray[np.
         None if len(columns) == full_columns else columns.astype(np.uint16),
         None if np.array_equal(found, q) else np.frombuffer(pack_bits((q != 0).reshape(-1), 1), np.uint8),
     )
-
-
-def unpack_weights(weights: LayerWeights) -> NDArray[np.int8]:
-    """int8 (outputs, inputs * taps), what the program computes with."""
-    q = unpack_values(weights.values)
-    if weights.rows is not None:
-        q = q[weights.rows]
-    if weights.columns is not None:
-        q = q.reshape(len(q), -1, weights.taps)[:, weights.columns].reshape(len(q), -1)
-    if weights.used is not None:
-        q = q * unpack_bits(weights.used.tobytes(), 1, q.size).reshape(q.shape).astype(np.int8)
-    return q
