@@ -1,12 +1,10 @@
-"""Writes `docs/recipe.md`, every key of a recipe with its values, its default and what it means, from the schema itself: python docs/recipe_page.py"""
+"""Writes `docs/recipe.md`, every key of a recipe with its values, its default and its meaning, from the schema: python docs/recipe_page.py"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel
 
 from tsn_toolkit import registry
 from tsn_toolkit.recipe.loading import SOURCES, source_options
@@ -19,7 +17,7 @@ LISTS = {"plan.importance": "tsn_toolkit.importance"}
 OPENING = """\
 # Every key of a recipe
 
-Written by `python docs/recipe_page.py` from `recipe/schema.py`; edit there. `tsn run RECIPE --dry-run` prints your recipe with every default filled in,
+Written by `python docs/recipe_page.py` from `recipe/schema.py`; edit there. `tsn run RECIPE --dry-run` prints your recipe with every default,
 those of the strategy and of the data source too. A key that is not on this page is refused, with the nearest one that is.
 
 - A recipe is one YAML file. RECIPE is its path, or the name of one in `./recipes` or of those that come along (`tsn recipes list`).
@@ -80,7 +78,8 @@ def _table(prefix: str, schema: dict[str, Any], places: dict[str, str]) -> str:
         if package is not None:
             values = ", ".join(f"`{entry}`" for entry in registry.names(package))
         default = "required" if key in schema.get("required", []) else _default(field)
-        rows.append("| " + " | ".join(_one_line(text).replace("|", "\\|") for text in (f"`{key}`", values, default, field.get("description", ""))) + " |")
+        cells = (f"`{key}`", values, default, field.get("description", ""))
+        rows.append("| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 
 

@@ -42,7 +42,7 @@ model:
   # checkpoint: ${{MY_FOLDER}}/weights.pth        # a trained model: state dict, .pth or .safetensors
 
 data:
-  source: digits                               # or idx, cifar-binary, npz, factory
+  source: digits                               # or image-folder, csv, npz, idx, cifar-binary, factory, ...
   validation: 0.15
 
 tasks:

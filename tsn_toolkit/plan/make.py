@@ -114,7 +114,8 @@ def rounded_to_all(graph: ModelGraph, settings: PlanSettings) -> list[str]:
             names.append(group.name)
     if not names:
         return []
-    return [f"{', '.join(names)}: all units stay, as their number is rounded up to a multiple of {settings.channel_multiple} (`plan.channel_multiple`)"]
+    multiple = settings.channel_multiple
+    return [f"{', '.join(names)}: all units stay, as their number is rounded up to a multiple of {multiple} (`plan.channel_multiple`)"]
 
 
 def _layers(graph: ModelGraph, settings: PlanSettings, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerPlan, ...]:
