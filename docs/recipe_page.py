@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,9 @@ def page() -> str:
     parts = [OPENING, *_tables("", schema, schema["$defs"], {})]
     parts.append("## data.options\n\nBy `data.source`; `tasks.datasets[].options` likewise.\n")
     for name in registry.names(SOURCES):
-        options = source_options(name).model_json_schema()
-        shown = name.replace("_", "-")
-        text = _table("", options, {}) if options["properties"] else "None.\n"
-        parts.append(f"### {shown}\n\n{text}")
+        source, options = registry.load(SOURCES, name), source_options(name).model_json_schema()
+        table = _table("", options, {}) if options["properties"] else "No options.\n"
+        parts.append(f"### {name.replace('_', '-')}\n\n{cleandoc(source.__doc__)}\n\n{source.load.__doc__.splitlines()[0]}\n\n{table}")
     parts.append(
         "## strategy.options\n\n`tsn strategies show NAME` prints what each option of a strategy means, and its default; "
         "`tsn run RECIPE --dry-run` those of your recipe.\n"
@@ -105,7 +105,7 @@ def _values(field: dict[str, Any]) -> str:
     kind = field.get("type", "any")
     if kind == "array":
         if "prefixItems" in field:
-            return "list of " + ", ".join(_values(inner) for inner in field["prefixItems"])
+            return f"list of {len(field['prefixItems'])}: {_values(field['prefixItems'][0])}"
         return f"list of {_values(field['items'])}"
     if kind == "object":
         inner = field.get("additionalProperties")
