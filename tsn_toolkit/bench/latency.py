@@ -98,7 +98,8 @@ def bench_package(
     if vendor_int8 is not None:
         models["vendor_int8_"] = (vendor_int8, plain)
     causes = Causes(slow_kernels=entries != plain, computes_float=manifest["arithmetic"] == "float", whole=manifest["macs"] == manifest["dense_macs"])
-    result: dict[str, Any] = {"unit": "milliseconds per batch", "threads": threads, "runtime": target["runtime"], **processor_record(), "warnings": []}
+    unit = "milliseconds per batch"
+    result: dict[str, Any] = {"unit": unit, "threads": threads, "runtime": target["runtime"], **processor_record(), "warnings": []}
     generator = np.random.Generator(np.random.PCG64(0))
     for batch in batches:
         x = generator.standard_normal((batch, *manifest["inputs"][0]["shape"][1:])).astype(np.float32)
