@@ -42,7 +42,7 @@ model:
   # checkpoint: ${{MY_FOLDER}}/weights.pth        # a trained model: state dict, .pth or .safetensors
 
 data:
-  source: digits                               # or idx, cifar-binary, npz, factory
+  source: digits                               # or image-folder, csv, npz, idx, cifar-binary, factory, ...
   validation: 0.15
 
 tasks:
@@ -65,7 +65,7 @@ training:
   weight_decay: 0.0
 
 parent: previous
-targets: [cpu_onnxruntime]                     # `tsn targets list`
+targets: [cpu_onnxruntime]                     # `tsn targets list`; on x86 without VNNI cpu_onnxruntime_no_vnni is faster
 """
 
 

@@ -29,7 +29,7 @@ def package(tmp_path_factory):
 
 def test_quartiles_of_both_models(package):
     result = bench_package(package / "p", dense_fp32=package / "dense.onnx", batches=(1, 4), seconds=0.1, rounds=2)
-    assert result["threads"] == 1 and result["runtime"] == "onnxruntime"
+    assert result["unit"] == "milliseconds per batch" and result["threads"] == 1 and result["runtime"] == "onnxruntime"
     assert {key: result[key] for key in processor_record()} == processor_record()
     for batch in ("batch_1", "batch_4"):
         numbers = result[batch]

@@ -32,7 +32,7 @@ def setting(seed=0):
 
 
 def test_registry_lists_the_criteria():
-    assert names(PACKAGE) == ("bn_scale", "fisher", "magnitude", "obs", "random", "relevance", "sdp", "taylor", "wanda")
+    assert {"bn_scale", "fisher", "magnitude", "obs", "random", "relevance", "sdp", "taylor", "wanda"} <= set(names(PACKAGE))
     with pytest.raises(RecipeError, match="taylr.*taylor"):
         load(PACKAGE, "taylr")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tsn_toolkit.contracts import GroupPlan, LayerPlan
 from tsn_toolkit.errors import PlanError
-from tsn_toolkit.plan import PlanSettings, choose_units, macs_after, make_plan
+from tsn_toolkit.plan import PlanSettings, choose_units, macs_after, make_plan, rounded_to_all
 from tsn_toolkit.plan.budget import rounded_keep
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -80,6 +80,16 @@ def test_rounding():
         for fraction in (0.01, 0.33, 0.5, 0.99, 1.0):
             keep = rounded_keep(fraction, size, min_units=1, multiple=1)
             assert 1 <= keep <= size and (keep == 1 or abs(keep / size - fraction) <= 1 / size)
+
+
+def test_groups_that_rounding_leaves_whole_are_named():
+    said = "all units stay, as their number is rounded up to a multiple of 8 (`plan.channel_multiple`)"
+    assert rounded_to_all(GRAPH, PlanSettings(units_keep=0.75, channel_multiple=8)) == [f"a, b: {said}"]
+    assert rounded_to_all(GRAPH, PlanSettings(unit_overrides={"a": 0.75}, channel_multiple=8)) == [f"a: {said}"]
+    assert rounded_to_all(GRAPH, PlanSettings(units_keep=0.75)) == []
+    assert rounded_to_all(GRAPH, PlanSettings(channel_multiple=8)) == []
+    assert rounded_to_all(GRAPH, PlanSettings(units_keep=0.1, min_units=16, channel_multiple=8)) == []
+    assert rounded_to_all(GRAPH, PlanSettings(target_macs=0.9, channel_multiple=8)) == []
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 4])

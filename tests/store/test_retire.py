@@ -169,6 +169,17 @@ def test_the_command(tsn, store):
     assert "retired `b`" in tsn("retire", store.path, "b").stdout
 
 
+def test_the_run_is_named_where_it_measured_the_task(tsn, store, tmp_path):
+    run = tmp_path / "a_run"
+    shutil.copytree(store.path, run / "store")
+    (run / "recipe.resolved.yaml").write_text("name: r", encoding="utf-8")
+    (run / "records").mkdir()
+    (run / "records" / "b.json").write_text("{}", encoding="utf-8")
+    added = tsn("retire", run / "store", "c")
+    assert "freed" in added.stdout and added.stderr == ""
+    assert f"packages stay in {run}" in tsn("retire", run / "store", "b").stderr
+
+
 @pytest.mark.slow
 def test_report_and_resume_of_a_run_leave_a_retired_task_out(tsn, tiny_recipe, tmp_path):
     run = tmp_path / "run"

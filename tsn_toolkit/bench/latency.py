@@ -72,7 +72,7 @@ def bench_package(
         rounds: processes per model and batch size.
 
     Returns:
-        {"threads", "runtime", "machine", "processor", "vnni", "bf16", "batch_<n>": {"median", "q1", "q3", "calls",
+        {"unit", "threads", "runtime", "machine", "processor", "vnni", "bf16", "batch_<n>": {"median", "q1", "q3", "calls",
         "dense_fp32_median", "dense_fp32_q1", "dense_fp32_q3", "speedup", the same for "vendor_int8_" and
         "speedup_over_vendor_int8"}, "warnings": [...]}; times in milliseconds per batch. `processor`, `vnni`, `bf16`: see `processor_record`.
         Where the target cannot be timed on this machine: see `not_timed`.
@@ -98,7 +98,8 @@ def bench_package(
     if vendor_int8 is not None:
         models["vendor_int8_"] = (vendor_int8, plain)
     causes = Causes(slow_kernels=entries != plain, computes_float=manifest["arithmetic"] == "float", whole=manifest["macs"] == manifest["dense_macs"])
-    result: dict[str, Any] = {"threads": threads, "runtime": target["runtime"], **processor_record(), "warnings": []}
+    unit = "milliseconds per batch"
+    result: dict[str, Any] = {"unit": unit, "threads": threads, "runtime": target["runtime"], **processor_record(), "warnings": []}
     generator = np.random.Generator(np.random.PCG64(0))
     for batch in batches:
         x = generator.standard_normal((batch, *manifest["inputs"][0]["shape"][1:])).astype(np.float32)

@@ -26,7 +26,7 @@ from tsn_toolkit.plan.file import plan_text_of
 from tsn_toolkit.recipe.data_sections import with_data_path
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.revisions import answer
-from tsn_toolkit.run_folder import RECIPE_FILE, RunFolder
+from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.integrity import verify_store
 from tsn_toolkit.store.packing import pack_store, unpack_store
 from tsn_toolkit.store.retire import retire_task
@@ -124,15 +124,15 @@ def verify_path(path: Path, *, measure: bool) -> dict[str, Any]:
 
 
 def retire_from_store(path: Path, task: str) -> dict[str, Any]:
-    """Retires a task; see `tsn retire`. `freed_bytes` are those by which the folder is smaller; `run` is the folder of the run that the store belongs
-    to, None where it stands alone.
+    """Retires a task; see `tsn retire`. `freed_bytes` are those by which the folder is smaller; `run` is the folder of the run that measured the
+    task, None where the store stands alone or the task was added to it later.
     """
     before = folder_bytes(path)
     retire_task(path, task)
     total_bytes = folder_bytes(path)
-    run = path.absolute().parent
-    in_run = (run / RECIPE_FILE).is_file() and RunFolder(run).store == path.absolute()
-    return {"task": task, "freed_bytes": before - total_bytes, "total_bytes": total_bytes, "run": str(run) if in_run else None}
+    run = RunFolder(path.absolute().parent)
+    measured = run.recipe.is_file() and run.store == path.absolute() and run.record(task).is_file()
+    return {"task": task, "freed_bytes": before - total_bytes, "total_bytes": total_bytes, "run": str(run.path) if measured else None}
 
 
 def pack_to_file(path: Path, file: Path, tasks: tuple[str, ...]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tsn_toolkit.data.splits import load_task, whole_data
 from tsn_toolkit.model_loading import load_model
 from tsn_toolkit.parts.mended import mended
 from tsn_toolkit.plan.file import load_measured, load_plan
-from tsn_toolkit.plan.make import make_plan, switched_layers
+from tsn_toolkit.plan.make import make_plan, rounded_to_all, switched_layers
 from tsn_toolkit.plan.over_trunk import plan_over_trunk
 from tsn_toolkit.plan.settings import PlanSettings
 from tsn_toolkit.plan.subject import PlanSubject, evenly
@@ -66,7 +66,7 @@ def plan_of_recipe(recipe: Recipe, graph: ModelGraph, targets: list[Target], say
         return _plan_under_budget(recipe, graph, targets, say)
     settings = plan_settings(recipe, targets)
     plan = make_plan(graph, settings)
-    for sentence in switched_layers(plan, settings):
+    for sentence in (*switched_layers(plan, settings), *rounded_to_all(graph, settings)):
         say(f"plan: {sentence}")
     return RecipePlan(plan)
 

@@ -44,6 +44,14 @@ def resume(out: Path, hooks: Hooks) -> dict[str, Any]:
 
 def _continue(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: Hooks) -> dict[str, Any]:
     hooks = logged(folder, hooks)
+    try:
+        return _all_stages(recipe, folder, targets, hooks)
+    except (KeyboardInterrupt, SystemExit):
+        hooks.say(f"stopped; `tsn resume {folder.path}` continues")
+        raise
+
+
+def _all_stages(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: Hooks) -> dict[str, Any]:
     if not folder.store.joinpath("manifest.json").is_file():
         found_store(recipe, folder, targets, hooks)
     store = Store.open(folder.store)

@@ -102,6 +102,22 @@ def switched_layers(plan: CompressionPlan, settings: PlanSettings) -> list[str]:
     return [f"{', '.join(names)}: codes instead of planes, whose gains do not pay below {LEAST_INPUTS} inputs per unit"]
 
 
+def rounded_to_all(graph: ModelGraph, settings: PlanSettings) -> list[str]:
+    """One sentence if groups that were to lose units keep all of them, for the channel multiple alone, else nothing."""
+    if settings.target_macs is not None:
+        return []
+    names = []
+    for group in graph.groups:
+        fraction = [settings.units_keep, *(value for glob, value in settings.unit_overrides.items() if fnmatchcase(group.name, glob))][-1]
+        finest, rounded = (rounded_keep(fraction, group.size, min_units=settings.min_units, multiple=k) for k in (1, settings.channel_multiple))
+        if not group.frozen and finest < group.size == rounded:
+            names.append(group.name)
+    if not names:
+        return []
+    multiple = settings.channel_multiple
+    return [f"{', '.join(names)}: all units stay, as their number is rounded up to a multiple of {multiple} (`plan.channel_multiple`)"]
+
+
 def _layers(graph: ModelGraph, settings: PlanSettings, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerPlan, ...]:
     """How every layer but the head is stored."""
     defaults = {key: getattr(settings, key) for key in LAYER_KEYS}

@@ -141,7 +141,7 @@ class StrategySection(Section):
     """The continual-learning method."""
 
     name: str = "tsn"
-    """Name of a strategy."""
+    """Name of a strategy: `tsn strategies list`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the strategy; each strategy documents its own."""
 
@@ -195,7 +195,7 @@ class PlanSection(Section):
     """How much is compressed, and how."""
 
     file: str | None = None
-    """A plan file to use instead of making one."""
+    """A plan file (`tsn plan`) to use instead of making one."""
     units_keep: Fraction = 1.0
     """Fraction of the units that every group keeps."""
     target_macs: Fraction | None = None
@@ -353,7 +353,7 @@ class Recipe(Section):
     """Whose frozen view a task inherits. `auto`: the one that the strategy finds by similarity, where its options ask for that; else the trunk where
     it holds trained weights, and the previous task where it does not."""
     targets: Annotated[tuple[str, ...], Loose] = ("cpu_onnxruntime",)
-    """Hardware targets to export for."""
+    """Hardware targets to export for: names (`tsn targets list`) or files; empty: no packages."""
     task_inference: TaskInferenceSection = Field(default_factory=TaskInferenceSection)
     """How the task is found when measuring."""
     bench: BenchSection = Field(default_factory=BenchSection)

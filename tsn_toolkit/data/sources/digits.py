@@ -26,7 +26,7 @@ class Options(BaseModel):
 
 
 def load(path: Path | None, options: Options) -> tuple[Split, Split]:
-    """Read the digits.
+    """Read train and test, x uint8 (n, 1, 8, 8).
 
     Args:
         path: not used; None.

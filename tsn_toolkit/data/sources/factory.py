@@ -13,11 +13,12 @@ from tsn_toolkit.factory import call_factory
 
 
 class Options(BaseModel):
-    """The factory: `package.module:factory` or `path/to/file.py:factory`, with literal arguments."""
+    """Settings of the source."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     factory: str
+    """`package.module:factory` or `path/to/file.py:factory`, with literal arguments."""
 
 
 def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:

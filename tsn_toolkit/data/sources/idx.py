@@ -25,12 +25,16 @@ DEFLATE_LIMIT = 1040
 class Options(BaseModel):
     """File names in the folder; `.gz` is tried as well. Without test files (both null) there is no test part."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     train_images: str = "train-images-idx3-ubyte"
+    """Images of the training part."""
     train_labels: str = "train-labels-idx1-ubyte"
+    """Their labels."""
     test_images: str | None = "t10k-images-idx3-ubyte"
+    """Images of the test part."""
     test_labels: str | None = "t10k-labels-idx1-ubyte"
+    """Their labels."""
 
 
 def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:

@@ -23,29 +23,26 @@ from tsn_toolkit.registry import did_you_mean
 
 
 class Options(BaseModel):
-    """Names of the arrays in the archive, and how examples are read.
+    """Names of the arrays in the archive, and how examples are read."""
 
-    Attributes:
-        x: examples (n, ...).
-        y: integers (n,).
-        is_test: bool or 0/1 (n,); null: there is no test part.
-        subject: integers (n,) where there are subjects; null: none.
-        recording: integers (n,), the same for windows of one recording, which are held out together; null: none.
-        overlap: the fraction of a window that the next one of its recording begins with; recordings are then found by it, within a subject.
-        shape: the shape in which the numbers of an example are read; null: as the archive has it.
-        channels_last: of that shape the last dimension holds the channels; it is moved to the front.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     x: str = "x"
+    """Examples (n, ...)."""
     y: str = "y"
+    """Integers (n,)."""
     is_test: str | None = "is_test"
+    """Bool or 0/1 (n,); null: there is no test part."""
     subject: str | None = None
+    """Integers (n,) where there are subjects; null: none."""
     recording: str | None = None
+    """Integers (n,), the same for windows of one recording, which are held out together; null: none."""
     overlap: float | None = Field(None, gt=0, lt=1)
+    """The fraction of a window that the next one of its recording begins with; recordings are then found by it, within a subject."""
     shape: tuple[int, ...] | None = None
+    """The shape in which the numbers of an example are read; null: as the archive has it."""
     channels_last: bool = False
+    """Of that shape the last dimension holds the channels; it is moved to the front."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Options:
