@@ -133,6 +133,28 @@ def test_tasks_must_fit_the_classes(tasks: dict, message: str) -> None:
         load_task(recipe(**tasks), 0)
 
 
+def test_one_class_alone_makes_no_task(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((12, 3)), y=np.full(12, 4), is_test=np.arange(12) >= 8)
+    with pytest.raises(RecipeError, match="tasks.per_task: a task needs 2 classes or more, the data has 1. Name other data"):
+        load_task(recipe(data={"source": "npz", "path": str(tmp_path / "a.npz")}), 0)
+
+
+def test_labels_of_many_digits_take_no_more_memory_than_others(tmp_path: Path) -> None:
+    y = np.array([20_260_101_000_000, 5] * 6)
+    np.savez(tmp_path / "a.npz", x=np.arange(12.0)[:, None], y=y, is_test=np.arange(12) >= 8)
+    task = load_task(recipe(data={"source": "npz", "path": str(tmp_path / "a.npz")}), 0)
+    assert task.classes == (5, 20_260_101_000_000)
+    assert task.test.y.tolist() == [1, 0, 1, 0]
+
+
+def test_a_count_takes_the_first_of_the_listed_tasks() -> None:
+    listed = [{"name": name, "classes": [2 * position, 2 * position + 1]} for position, name in enumerate("abc")]
+    some = recipe(split="explicit", explicit=listed, count=2)
+    assert task_names(some) == ("a", "b")
+    with pytest.raises(RecipeError, match="there is no task 2: the recipe makes 2 tasks"):
+        load_task(some, 2)
+
+
 @pytest.mark.parametrize("index", [-1, 5])
 def test_there_is_no_such_task(index: int) -> None:
     with pytest.raises(RecipeError, match=f"there is no task {index}: the recipe makes 5 tasks"):

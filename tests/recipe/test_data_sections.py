@@ -65,6 +65,9 @@ def test_another_source_takes_no_path_and_no_options(tmp_path: Path) -> None:
         ("tasks.split=classes", "lists 3 tasks with `split: classes`; `split: datasets`, and only it, needs the list"),
         ("tasks.angles=[10.0]", "tasks.angles: lists 1 tasks with `split: datasets`; `split: rotation`, and only it"),
         ("tasks.groups_per_task=2", "tasks.groups_per_task: is 2, but `split: datasets` deals out no superclasses or subjects"),
+        ("tasks.per_task=5", "tasks.per_task: is 5, but `split: datasets` deals out no classes"),
+        ("tasks.order=shuffled", "tasks.order: is shuffled, but `split: datasets` deals out nothing that has an order"),
+        (f"tasks.datasets=[{{name: {'a' * 101}}}]", "tasks.datasets.0.name: String should match pattern"),
         ("reference.dense=checkpoint", "reference.dense: is 'checkpoint', but one checkpoint has no logits for the classes of several data sets"),
     ],
 )

@@ -34,7 +34,7 @@ def task_names(recipe: Recipe) -> tuple[str, ...]:
         train, _ = load_data(recipe.data)
         return tuple(share.name for share in _shares(tasks, train, recipe.seed))
     if tasks.split == "explicit":
-        return tuple(task.name for task in tasks.explicit)
+        return tuple(task.name for task in tasks.explicit[: tasks.count])
     if tasks.split == "datasets":
         return tuple(entry.name for entry in tasks.datasets[: tasks.count])
     return tuple(f"{tasks.split}-{index}" for index in range(_count(tasks)))
@@ -148,9 +148,8 @@ def _select(split: Split, share: Share) -> Split:
 
 
 def _relabel(split: Split, classes: Sequence[int]) -> Split:
-    table = torch.full((max(classes) + 1,), -1, dtype=torch.int64)
-    table[torch.tensor(classes)] = torch.arange(len(classes))
-    return Split(split.x, table[split.y])
+    ascending, position = torch.tensor(classes).sort()  # no table over all labels: one of them may be a number of many digits
+    return Split(split.x, position[torch.searchsorted(ascending, split.y)])
 
 
 def _per_channel(data: DataSection, split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -30,11 +30,15 @@ def check_tasks(tasks: TasksSection) -> Iterator[Finding]:
         if (tasks.split == split) != bool(given):
             text = f"lists {given} tasks with `split: {tasks.split}`; `split: {split}`, and only it, needs the list. Change one."
             yield ("tasks", key), text
-        elif given and split != "explicit" and tasks.count is not None and tasks.count > given:
+        elif given and tasks.count is not None and tasks.count > given:
             yield ("tasks", "count"), f"is {tasks.count}, but `tasks.{key}` lists {given} tasks. Lower it or set it to null."
     if tasks.groups_per_task != 1 and tasks.split not in ("superclasses", "subjects"):
         text = f"is {tasks.groups_per_task}, but `split: {tasks.split}` deals out no superclasses or subjects. Remove it."
         yield ("tasks", "groups_per_task"), text
+    if tasks.per_task != TasksSection().per_task and tasks.split != "classes":
+        yield ("tasks", "per_task"), f"is {tasks.per_task}, but `split: {tasks.split}` deals out no classes. Remove it."
+    if tasks.order != "as_is" and tasks.split not in ("classes", "superclasses", "subjects"):
+        yield ("tasks", "order"), f"is {tasks.order}, but `split: {tasks.split}` deals out nothing that has an order. Remove it."
     yield from _check_names("explicit", tasks.explicit)
     yield from _check_names("datasets", tasks.datasets)
     owners: dict[int, str] = {}
