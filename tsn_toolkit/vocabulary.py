@@ -14,6 +14,9 @@ VectorPrecision = Literal["half", "int8"]
 GRANULARITY_PATTERN: Final = r"element|unit|block\([1-9][0-9]{0,3}\)|[1-9][0-9]?:[1-9][0-9]?"
 """Mask granularities: single weights, whole units, k consecutive input weights, n of every m consecutive input weights."""
 
+TASK_NAME_PATTERN: Final = r"[a-z0-9_-]{1,100}"
+"""Names of tasks: they stand in the names of files."""
+
 TRUNK: Final = "trunk"
 """Name of the owner that is there before any task; no task may take it."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tsn_toolkit.data import load_data
 from tsn_toolkit.errors import DataError
@@ -97,6 +98,30 @@ def test_refused(table: Path, file: str, old: str, new: str, message: str) -> No
     assert old in text
     (table / file).write_text(text.replace(old, new, 1), encoding="latin-1")
     with pytest.raises(DataError, match=message):
+        load_data(section(table, label="kind"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(table: Path) -> None:
+    for name in ("train.csv", "test.csv"):
+        text = "".join(",".join(line.split(",")[::-1]) + "\n" for line in (table / name).read_text(encoding="utf-8").split())
+        (table / name).write_text(text, encoding="utf-8-sig")
+    train, _ = load_data(section(table, label="kind", features=["height", "width"]))
+    assert train.x[0].tolist() == [2.0, 1.5]
+
+
+@pytest.mark.parametrize("options", [{"features": ["width", "kind"]}, {"text": "kind", "tokens": "hash"}])
+def test_the_label_is_no_input(table: Path, options: dict) -> None:
+    with pytest.raises(ValidationError, match="column 'kind' is the label and cannot be an input too"):
+        load_data(section(table, label="kind", **options))
+
+
+def test_labels_of_many_digits(table: Path) -> None:
+    long, longer = 10**18 - 1, 10**18
+    for name, text in (("train.csv", TRAIN), ("test.csv", TEST)):
+        (table / name).write_text(text.replace("cat", str(long)).replace("dog", "7"), encoding="utf-8")
+    assert load_data(section(table, label="kind"))[0].y.tolist() == [long, 7, long, 7]
+    (table / "test.csv").write_text(TEST.replace("cat", str(longer)).replace("dog", "7"), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"test.csv, line 3: label '{longer}' has more than 18 digits"):
         load_data(section(table, label="kind"))
 
 

@@ -1,7 +1,9 @@
 """Each source reads its format and refuses a truncated or mislabelled file by name, with what was expected and what was there."""
 
 import gzip
+import re
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +213,9 @@ def test_npz(tmp_path: Path) -> None:
         ({"y": np.array([0, 0, 0, 1, 1, 7, 0, 1, 7])}, "class 7 has 1 training example"),
         ({"is_test": np.arange(9)}, "must be bool or 0/1"),
         ({"is_test": np.zeros(9, bool)}, "0 of 9 examples are test"),
+        ({"is_test": np.zeros(9, [("part", np.int8)])}, "must be bool or 0/1"),
+        ({"x": np.zeros((9, 2, 0))}, r"examples of shape \(2, 0\) hold no value"),
+        ({"y": np.arange(9).astype(np.uint64) % 3 + np.uint64(2**63)}, f"label {2**63 + 2} at position 2 has more than 63 bits"),
     ],
 )
 def test_npz_refuses(tmp_path: Path, change: dict, message: str) -> None:
@@ -228,6 +233,24 @@ def test_npz_truncated_or_missing(tmp_path: Path, cut: int) -> None:
         load_data(section("npz", tmp_path / "a.npz"))
     with pytest.raises(DataError, match=r"gone\.npz does not exist.*TSN_DATA"):
         load_data(section("npz", tmp_path / "gone.npz"))
+
+
+def test_npz_of_another_kind(tmp_path: Path) -> None:
+    np.save(tmp_path / "alone.npy", np.zeros((9, 2)))
+    with pytest.raises(DataError, match=r"alone\.npy is a single array; source npz expects an \.npz archive with x, y, is_test"):
+        load_data(section("npz", tmp_path / "alone.npy"))
+    with zipfile.ZipFile(tmp_path / "files.npz", "w") as archive:
+        archive.writestr("x", b"no array")
+    with pytest.raises(DataError, match=r"files\.npz: 'x' is no array but a file of another kind"):
+        load_data(section("npz", tmp_path / "files.npz"))
+    np.savez(tmp_path / "locked.npz", **arrays())
+    locked = bytearray((tmp_path / "locked.npz").read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # flag bit 0 of every member: it is encrypted
+        for found in re.finditer(re.escape(header), bytes(locked)):
+            locked[found.start() + flags] |= 1
+    (tmp_path / "locked.npz").write_bytes(locked)
+    with pytest.raises(DataError, match=r"locked\.npz is no readable .npz archive .*encrypted"):
+        load_data(section("npz", tmp_path / "locked.npz"))
 
 
 # ------------------------------------------------------------------------------------------------------------------- factory
@@ -281,6 +304,21 @@ def test_limits_keep_the_first_of_each_class() -> None:
     assert (int(counts.sum()), int(counts.min()), int(counts.max()), len(test)) == (25, 2, 3, 10)
     for label in range(10):
         assert torch.equal(train.x[train.y == label], every.x[every.y == label][: counts[label]])
+
+
+def test_a_limit_leaves_every_class_a_test_example() -> None:
+    with pytest.raises(DataError, match="data source digits has 10 classes, `test_limit` is 9: some would have no test example"):
+        load_data(section("digits", test_limit=9))
+
+
+def test_both_parts_have_one_shape(tmp_path: Path) -> None:
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 4, 0, 1, 0, 1])
+    for part, size in (("train", 2), ("t10k", 3)):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, size, 0, 0, 0, size]) + bytes(4 * size**2))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(DataError, match=r"examples of train have shape \(1, 2, 2\), of test \(1, 3, 3\).*set `data.input_shape`"):
+        load_data(section("idx", tmp_path))
+    assert load_data(section("idx", tmp_path, input_shape=(1, 2, 2)))[1].x.shape == (4, 1, 2, 2)
 
 
 def test_channels_must_fit_the_mean() -> None:

@@ -74,6 +74,14 @@ def test_damaged_and_unequal_images(folder: Path) -> None:
         load_data(section(folder))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_more_than_eight_bits_are_not_cut_off(folder: Path, dtype: type) -> None:
+    (folder / "train" / "dog" / "0.png").unlink()
+    Image.fromarray(np.full((4, 5), 1000, dtype)).save(folder / "train" / "dog" / "0.tiff")
+    with pytest.raises(DataError, match=r"dog/0\.tiff has grey values of more than 8 bits \(Pillow's mode [IF]"):
+        load_data(section(folder))
+
+
 def test_parts_of_different_sizes(folder: Path) -> None:
     for name in ("cat", "dog"):
         Image.fromarray(picture(0, (6, 6, 3))).save(folder / "test" / name / "x.png")

@@ -50,13 +50,6 @@ def test_labels_follow_the_order_of_the_classes() -> None:
     assert torch.equal(first.test.y, 1 - second.test.y)
 
 
-def test_a_count_takes_the_first_of_the_listed_tasks() -> None:
-    listed = [{"name": "a", "classes": [7, 2]}, {"name": "b", "classes": [3, 4]}, {"name": "c", "classes": [0, 1]}]
-    assert task_names(recipe(split="explicit", explicit=listed, count=2)) == ("a", "b")
-    with pytest.raises(RecipeError, match="there is no task 2"):
-        load_task(recipe(split="explicit", explicit=listed, count=2), 2)
-
-
 def test_a_seed_gives_the_same_split_and_another_seed_another() -> None:
     assert hashes(load_task(recipe(seed=3), 1)) == hashes(load_task(recipe(seed=3), 1))
     one, two = load_task(recipe(seed=3), 1), load_task(recipe(seed=4), 1)
@@ -138,6 +131,28 @@ def test_validation_by_hand() -> None:
 def test_tasks_must_fit_the_classes(tasks: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_task(recipe(**tasks), 0)
+
+
+def test_one_class_alone_makes_no_task(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((12, 3)), y=np.full(12, 4), is_test=np.arange(12) >= 8)
+    with pytest.raises(RecipeError, match="tasks.per_task: a task needs 2 classes or more, the data has 1. Name other data"):
+        load_task(recipe(data={"source": "npz", "path": str(tmp_path / "a.npz")}), 0)
+
+
+def test_labels_of_many_digits_take_no_more_memory_than_others(tmp_path: Path) -> None:
+    y = np.array([20_260_101_000_000, 5] * 6)
+    np.savez(tmp_path / "a.npz", x=np.arange(12.0)[:, None], y=y, is_test=np.arange(12) >= 8)
+    task = load_task(recipe(data={"source": "npz", "path": str(tmp_path / "a.npz")}), 0)
+    assert task.classes == (5, 20_260_101_000_000)
+    assert task.test.y.tolist() == [1, 0, 1, 0]
+
+
+def test_a_count_takes_the_first_of_the_listed_tasks() -> None:
+    listed = [{"name": name, "classes": [2 * position, 2 * position + 1]} for position, name in enumerate("abc")]
+    some = recipe(split="explicit", explicit=listed, count=2)
+    assert task_names(some) == ("a", "b")
+    with pytest.raises(RecipeError, match="there is no task 2: the recipe makes 2 tasks"):
+        load_task(some, 2)
 
 
 @pytest.mark.parametrize("index", [-1, 5])

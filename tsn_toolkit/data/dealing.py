@@ -48,7 +48,7 @@ def deal_classes(tasks: TasksSection, labels: Sequence[int], seed: int) -> tuple
             unknown = sorted(set(task.classes) - set(labels))
             if unknown:
                 raise RecipeError(f"tasks.explicit.{position}.classes: the data has no class {unknown[0]}, only {_span(labels)}. Correct it.")
-        return tuple(Share(task.name, task.classes) for task in tasks.explicit)
+        return tuple(Share(task.name, task.classes) for task in tasks.explicit[: tasks.count])
     chunks = _chunks(tasks, labels, tasks.per_task, seed, Stream.CLASS_ORDER, ("per_task", "classes"))
     return tuple(Share(_name("classes", chunk, index, tasks), chunk) for index, chunk in enumerate(chunks))
 
@@ -108,6 +108,8 @@ def _chunks(tasks: TasksSection, items: Sequence[int], size: int, seed: int, str
     key, what = words
     if len(items) % size:
         divisors = [number for number in range(2 if key == "per_task" else 1, len(items) + 1) if len(items) % number == 0]
+        if not divisors:
+            raise RecipeError(f"tasks.{key}: a task needs 2 {what} or more, the data has {len(items)}. Name other data.")
         raise RecipeError(f"tasks.{key}: must divide the {len(items)} {what} of the data, got {size}; {divisors} do. Change it.")
     possible = len(items) // size
     count = possible if tasks.count is None else tasks.count

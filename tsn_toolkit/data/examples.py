@@ -31,11 +31,14 @@ def make_split(
         recording: (n,) integers >= 0, the same for examples that were cut from one recording, or None.
 
     Raises:
-        DataError: wrong dtype or shape, different lengths, no example, a negative label, or a value that is not finite.
+        DataError: wrong dtype or shape, different lengths, no example or one without a value, a label that is negative or beyond int64, or a value
+            that is not finite.
     """
     images, labels = _as_array(x, origin), _as_array(y, origin)
     if images.ndim < 2 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
         raise DataError(f"{origin}: examples must be uint8 or float of shape (n, ...), got {images.dtype} {images.shape}. Convert them.")
+    if 0 in images.shape[1:]:
+        raise DataError(f"{origin}: examples of shape {images.shape[1:]} hold no value. Name other data.")
     targets = _whole_numbers(labels, len(images), "label", origin)
     groups, recordings = (
         None if numbers is None else _whole_numbers(_as_array(numbers, origin), len(images), word, origin)
@@ -58,6 +61,8 @@ def _whole_numbers(values: NDArray[Any], count: int, word: str, origin: str) -> 
         raise DataError(f"{origin}: {count} examples for {len(values)} {word}s; there must be one {word} per example, and at least one.")
     if int(values.min()) < 0:
         raise DataError(f"{origin}: {word} {int(values.min())} at position {int(values.argmin())}; {word}s must be 0 or more. Correct the {word}s.")
+    if int(values.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{origin}: {word} {int(values.max())} at position {int(values.argmax())} has more than 63 bits. Number the {word}s anew.")
     return torch.from_numpy(values.astype(np.int64))
 
 

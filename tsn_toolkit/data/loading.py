@@ -28,7 +28,8 @@ def load_data(data: DataSection) -> tuple[Split, Split]:
 
     Raises:
         DataError: a file is missing, truncated or mislabelled; train and test hold different classes; there is no test part and no `test_split`, or
-            both; the examples cannot be brought to `input_shape`; `data.mean` does not fit the channels.
+            both; `test_limit` is below the number of classes; the examples cannot be brought to `input_shape`, or differ in shape; `data.mean` does
+            not fit the channels.
         RecipeError: an environment variable of the path is not set.
     """
     source = registry.load(SOURCES, data.source, error=DataError)
@@ -36,7 +37,14 @@ def load_data(data: DataSection) -> tuple[Split, Split]:
     loaded, held_out = source.load(path, source.Options.model_validate(data.options))
     train, test = _with_test(loaded, held_out, data)
     _check_classes(train, test, data)
+    if data.test_limit is not None and data.test_limit < (classes := len(class_labels(test))):
+        raise DataError(f"{_where(data)} has {classes} classes, `test_limit` is {data.test_limit}: some would have no test example. Raise it.")
     train, test = (_shaped(part, data) for part in (_limit(train, data.train_limit), _limit(test, data.test_limit)))
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise DataError(
+            f"{_where(data)}: examples of train have shape {tuple(train.x.shape[1:])}, of test {tuple(test.x.shape[1:])}; a network takes one shape. "
+            "Correct the files, or set `data.input_shape` for images."
+        )
     channels = train.x.shape[1]
     if data.mean and len(data.mean) not in (1, channels):
         raise DataError(

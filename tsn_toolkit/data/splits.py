@@ -148,9 +148,8 @@ def _select(split: Split, share: Share) -> Split:
 
 
 def _relabel(split: Split, classes: Sequence[int]) -> Split:
-    table = torch.full((max(classes) + 1,), -1, dtype=torch.int64)
-    table[torch.tensor(classes)] = torch.arange(len(classes))
-    return Split(split.x, table[split.y])
+    ascending, position = torch.tensor(classes).sort()  # no table over all labels: one of them may be a number of many digits
+    return Split(split.x, position[torch.searchsorted(ascending, split.y)])
 
 
 def _per_channel(data: DataSection, split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tsn_toolkit.vocabulary import GRANULARITY_PATTERN, MAX_WORD_BITS, WORD_BITS, DensityRule, Encoding, VectorPrecision
+from tsn_toolkit.vocabulary import GRANULARITY_PATTERN, MAX_WORD_BITS, TASK_NAME_PATTERN, WORD_BITS, DensityRule, Encoding, VectorPrecision
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+TaskName = Annotated[str, Field(pattern=rf"^{TASK_NAME_PATTERN}$")]
 Granularity = Annotated[str, Field(pattern=rf"^(?:{GRANULARITY_PATTERN})$")]
 BitWidth = Annotated[int, Field(ge=1, le=8)]
 Loose = Field(strict=False)
@@ -79,7 +80,7 @@ class DataSection(Section):
 class ExplicitTask(Section):
     """One task of `split: explicit`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    name: TaskName
     """Name of the task: small letters, digits, _ and -."""
     classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=2)]
     """The data's own class indices, in the order of the logits."""
@@ -88,7 +89,7 @@ class ExplicitTask(Section):
 class DatasetTask(Section):
     """One task of `split: datasets`; what is left out is as in `data`. Another source than there has its own path, options and test split."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    name: TaskName
     """Name of the task: small letters, digits, _ and -."""
     label_space: str | None = None
     """Data sets of one label space have the same classes; null: the data set has classes of its own."""

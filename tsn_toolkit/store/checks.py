@@ -17,9 +17,9 @@ from tsn_toolkit.store.layout import Architecture, CodedLayer, KeptSlots, UnitMa
 from tsn_toolkit.store.lineage import Inherited
 from tsn_toolkit.store.revision import check_revision
 from tsn_toolkit.store.trunk_part import CHECKPOINT, MAX_SEED, PRECISION, SEED
-from tsn_toolkit.vocabulary import MAX_CODE, TRUNK, SlotState, VectorPrecision
+from tsn_toolkit.vocabulary import MAX_CODE, TASK_NAME_PATTERN, TRUNK, SlotState, VectorPrecision
 
-_NAME = re.compile(r"[a-z0-9_-]{1,100}")
+_NAME = re.compile(TASK_NAME_PATTERN)
 _ISOLATIONS = ("exact", "none")
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.data.class_names import number_classes
@@ -28,6 +28,10 @@ from tsn_toolkit.registry import did_you_mean
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _WHOLE = re.compile(r"[0-9]+")
+LABEL_DIGITS = 18
+"""Numbers of so many digits fit into int64."""
+BYTE_ORDER_MARK = "\ufeff"
+"""Spreadsheets write it in front of the header."""
 
 
 class Options(BaseModel):
@@ -56,6 +60,12 @@ class Options(BaseModel):
     encoding: str = "utf-8"
     """Of the files."""
 
+    @model_validator(mode="after")
+    def _label_apart(self) -> Options:
+        if self.label in (self.text, *self.features):
+            raise ValueError(f"column {self.label!r} is the label and cannot be an input too; leave it out of `features` and `text`")
+        return self
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -79,7 +89,7 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
 
     Raises:
         DataError: a file is missing, empty, of another encoding or not a table; a column is missing; a cell is no number; a label does not occur in
-            training; a vocabulary is asked of data whose test part is not known yet.
+            training or has too many digits; a vocabulary is asked of data whose test part is not known yet.
     """
     files = [name for name in (options.train, options.test) if name is not None]
     folder = require_folder(path, source="csv", files=" and ".join(files))
@@ -101,7 +111,7 @@ def _read_table(file: Path, options: Options) -> _Table:
     try:
         with file.open(encoding=options.encoding, newline="") as stream:
             reader = csv.reader(stream, delimiter=options.delimiter, strict=True)
-            header = next(reader, [])
+            header = [name.removeprefix(BYTE_ORDER_MARK) for name in next(reader, [])]
             rows = [(reader.line_num, cells) for cells in reader if cells]
     except (UnicodeDecodeError, LookupError) as problem:
         raise DataError(f"{file} is not {options.encoding} ({problem}). Correct `data.options.encoding`.") from problem
@@ -121,12 +131,19 @@ def _read_table(file: Path, options: Options) -> _Table:
 def _labels(tables: Sequence[_Table], name: str) -> list[NDArray[np.int64]]:
     columns = [[cell.strip() for cell in table.column(name, "label")] for table in tables]
     if all(_WHOLE.fullmatch(cell) for column in columns for cell in column):
-        return [np.array([int(cell) for cell in column], np.int64) for column in columns]
+        return [_whole(table, column) for table, column in zip(tables, columns, strict=True)]
     for table, column in zip(tables, columns, strict=True):
         if "" in column:
             raise DataError(f"{table.file}, line {table.rows[column.index('')][0]}: the label is empty. Fill it in or remove the line.")
     known = sorted(set(columns[0]))
     return [number_classes(column, known, origin=str(table.file)) for table, column in zip(tables, columns, strict=True)]
+
+
+def _whole(table: _Table, column: list[str]) -> NDArray[np.int64]:
+    for (line, _), cell in zip(table.rows, column, strict=True):
+        if len(cell) > LABEL_DIGITS:
+            raise DataError(f"{table.file}, line {line}: label {cell[:40]!r} has more than {LABEL_DIGITS} digits. Number the classes anew.")
+    return np.array([int(cell) for cell in column], np.int64)
 
 
 def _numbers(tables: Sequence[_Table], options: Options) -> list[NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.data.class_names import number_classes
 from tsn_toolkit.data.examples import make_split, require_folder
-from tsn_toolkit.data.sources.image_folder import MODES
+from tsn_toolkit.data.sources.image_folder import eight_bits
 from tsn_toolkit.errors import DataError
 from tsn_toolkit.registry import did_you_mean
 
@@ -89,7 +89,8 @@ def _labels(columns: list[list[Any]], folder: Path) -> list[NDArray[np.int64]]:
 def _array(values: list[Any], channels: int, folder: Path) -> NDArray[Any]:
     """Examples of one column as an array."""
     images = values and hasattr(values[0], "convert")
-    arrays = [np.asarray(value.convert(MODES[channels]) if images else value) for value in values]
+    plain = (eight_bits(value, channels, origin=f"{folder}: an example") for value in values) if images else values
+    arrays = [np.asarray(value) for value in plain]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise DataError(f"{folder}: examples have different shapes, for example {shapes[0]} and {shapes[1]}. Save them in one shape.")

@@ -43,7 +43,8 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     """Read train and test, x uint8 (n, channels, height, width), in the order of class and file name.
 
     Raises:
-        DataError: Pillow is not installed; a folder is missing; a class has no image, or not in both parts; an image is damaged or has another size.
+        DataError: Pillow is not installed; a folder is missing; a class has no image, or not in both parts; an image is damaged, has another
+            size or more than 8 bits a value.
     """
     folder = require_folder(path, source="image-folder", files="folders of images, one per class, in a folder per part")
     parts = {part: _files(folder / part) for part in (options.train, options.test) if part is not None}
@@ -99,13 +100,27 @@ def _read_image(file: Path, options: Options) -> NDArray[np.uint8]:
     pillow = _pillow()
     try:
         with pillow.open(file) as image:
-            plain = image.convert(MODES[options.channels])
+            plain = eight_bits(image, options.channels, origin=str(file))
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as problem:
         raise DataError(f"{file} is no readable image ({problem}). Get it again or remove it.") from problem
     if options.size is not None:
         plain = plain.resize((options.size[1], options.size[0]), pillow.Resampling.BILINEAR)
     pixels = np.asarray(plain, np.uint8)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def eight_bits(image: Any, channels: int, *, origin: str) -> Any:
+    """A Pillow image in grey or colour.
+
+    Raises:
+        DataError: its grey values have more than 8 bits, which Pillow would cut off at 255.
+    """
+    if image.mode.partition(";")[0] in ("I", "F"):
+        raise DataError(
+            f"{origin} has grey values of more than 8 bits (Pillow's mode {image.mode}). Scale the images to 8 bits, or give their values as "
+            "float32 through source npz."
+        )
+    return image.convert(MODES[channels])
 
 
 def _pillow() -> Any:

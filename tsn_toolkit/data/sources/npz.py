@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class Options(BaseModel):
     """Integers (n,), the same for windows of one recording, which are held out together; null: none."""
     overlap: float | None = Field(None, gt=0, lt=1)
     """The fraction of a window that the next one of its recording begins with; recordings are then found by it, within a subject."""
-    shape: tuple[int, ...] | None = None
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
     """The shape in which the numbers of an example are read; null: as the archive has it."""
     channels_last: bool = False
     """Of that shape the last dimension holds the channels; it is moved to the front."""
@@ -83,7 +84,7 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
 def _laid_out(x: NDArray[np.generic], options: Options, path: Path) -> NDArray[np.generic]:
     """The examples in the shape of the options, channels first."""
     if options.shape is not None:
-        if math.prod(options.shape) != math.prod(x.shape[1:]) or min(options.shape) < 1:
+        if math.prod(options.shape) != math.prod(x.shape[1:]):
             raise DataError(f"{path}: examples of shape {x.shape[1:]} cannot be read as {options.shape}: another number of values. Correct it.")
         x = x.reshape(len(x), *options.shape)
     return np.moveaxis(x, -1, 1) if options.channels_last and x.ndim > 2 else x
@@ -91,7 +92,7 @@ def _laid_out(x: NDArray[np.generic], options: Options, path: Path) -> NDArray[n
 
 def _test_positions(path: Path, is_test: NDArray[np.generic], shape: tuple[int, ...], key: str) -> torch.Tensor:
     """Which examples are test, bool (n,)."""
-    if is_test.shape != shape or not np.isin(is_test, (0, 1)).all():
+    if is_test.shape != shape or is_test.dtype.kind not in "biuf" or not np.isin(is_test, (0, 1)).all():
         raise DataError(
             f"{path}: array {key!r} must be bool or 0/1 of the shape of the labels {shape}, got {is_test.dtype} {is_test.shape}. Correct the array."
         )
@@ -104,17 +105,22 @@ def _test_positions(path: Path, is_test: NDArray[np.generic], shape: tuple[int, 
 def _read_arrays(path: Path, keys: Sequence[str]) -> list[NDArray[np.generic]]:
     arrays = []
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; source npz expects an .npz archive with {', '.join(keys)}. Write it with numpy.savez.")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is a single array; source npz expects an .npz archive with {', '.join(keys)}. Write it with numpy.savez.")
+        with archive:
             for key in keys:
                 if key not in archive.files:
                     hint = did_you_mean(key, archive.files)
                     raise DataError(f"{path} has no array {key!r}{hint}; it holds {', '.join(archive.files)}. Name the array in `data.options`.")
                 array = archive[key]
+                if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is no .npy
+                    raise DataError(f"{path}: {key!r} is no array but a file of another kind. Write the archive with numpy.savez.")
                 if array.ndim == 0:
                     raise DataError(f"{path}: array {key!r} is a single value; it needs one entry per example.")
                 arrays.append(array)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, MemoryError) as problem:
-        raise DataError(f"{path} is no readable .npz archive ({problem}): damaged, truncated, or with pickled objects. Write it again.") from problem
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, MemoryError, RuntimeError) as problem:
+        raise DataError(
+            f"{path} is no readable .npz archive ({problem}): damaged, truncated, encrypted, or with pickled objects. Write it again."
+        ) from problem
     return arrays
