@@ -127,7 +127,7 @@ def test_mistakes_of_every_kind_come_in_one_pass(write) -> None:
         ("plan.layer_overrides", "{conv1: {granularity: '8:4'}}", "'8:4'"),
         ("targets", "[no_such_target]", "'no_such_target'"),
         ("targets", "[gone/board.yaml]", "'gone/board.yaml'"),
-        ("baselines", "[tsn, nope]", "'nope'"),
+        ("baselines", "[er, ewc]", "names er, ewc, but a run learns one strategy"),
         ("name", "Upper", "'Upper'"),
         ("schema", "2", "2"),
         ("seed.x", "1", "1"),

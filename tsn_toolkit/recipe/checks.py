@@ -40,6 +40,9 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_budget_over_trunk(sections["plan"])
     yield from _check_child_overrides(sections)
     yield from _check_targets(sections.get("targets", ()))
+    if baselines := sections.get("baselines"):
+        text = f"names {', '.join(baselines)}, but a run learns one strategy. Empty it and run once with `--set 'strategy={{name: NAME}}'` for each."
+        yield ("baselines",), text
 
 
 def _check_model(model: ModelSection) -> Iterator[Finding]:

@@ -170,7 +170,6 @@ def _validate(data: dict[str, Any], strategy_config: OptionsModel, source_config
         broken = {detail["loc"][0] for detail in error.errors(include_url=False) if detail["loc"]}
     sections = _valid_sections(filled, broken)
     found += [Problem(key, text) for key, text in find_conflicts(sections)]
-    found += _check_names(("baselines",), sections.get("baselines", ()), strategy_config)
     problems += found
     return recipe
 
@@ -218,13 +217,3 @@ def _valid_sections(data: Mapping[str, Any], broken: set[str | int]) -> dict[str
     complete = Recipe.model_validate({**minimal, **good})
     absent = broken | ({"model", "data"} - set(data))
     return {name: getattr(complete, name) for name in Recipe.model_fields if name not in absent}
-
-
-def _check_names(key: KeyPath, chosen: Iterable[str], config: OptionsModel) -> list[Problem]:
-    found = []
-    for position, name in enumerate(chosen):
-        try:
-            config(name)
-        except TsnError as error:
-            found.append(Problem((*key, position), str(error)))
-    return found

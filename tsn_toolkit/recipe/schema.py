@@ -359,4 +359,4 @@ class Recipe(Section):
     bench: BenchSection = Field(default_factory=BenchSection)
     """The latency measurement."""
     baselines: Annotated[tuple[str, ...], Loose] = ()
-    """Strategies to run beside the recipe's own, with their default options."""
+    """Kept empty: a run learns one strategy. `benchmarks/continual.py` compares several."""
