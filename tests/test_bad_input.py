@@ -121,10 +121,10 @@ def test_three_mistakes_come_in_one_message_with_their_lines(tsn: Run, tmp_path:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("data={source: cifar-binary, path: no/such/folder}", ["no/such/folder does not exist", "train.bin", "data.path"]),
-        ("data={source: npz, path: /no/such.npz}", ["/no/such.npz does not exist", "data.path"]),
+        ("data={source: cifar-binary, path: no/such/folder}", ["no/such/folder does not exist (working folder: /", "train.bin", "data.path"]),
+        ("data={source: npz, path: /no/such.npz}", ["/no/such.npz does not exist;", "data.path"]),
         ("data={source: npz, path: '${TSN_NO_SUCH}/a'}", ["environment variable TSN_NO_SUCH", "export TSN_NO_SUCH="]),
-        ("model.checkpoint=none.pth", ["none.pth does not exist"]),
+        ("model.checkpoint=none.pth", ["none.pth does not exist (working folder: /"]),
         ("model.factory=none.py:make", ["none.py does not exist", "Correct the path"]),
         ("model.factory=no.such:make", ["module 'no.such' not found"]),
         ("plan.file=none.yaml", ["`none.yaml` cannot be read"]),

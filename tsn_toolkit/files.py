@@ -33,6 +33,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def seen_from(path: Path) -> str:
+    """Behind a path in a message: where a relative one was looked for; "" for an absolute one."""
+    return "" if path.is_absolute() else f" (working folder: {Path.cwd()})"
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

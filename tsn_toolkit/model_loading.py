@@ -12,6 +12,7 @@ from torch import nn
 
 from tsn_toolkit.errors import ModelError
 from tsn_toolkit.factory import call_factory
+from tsn_toolkit.files import seen_from
 from tsn_toolkit.registry import did_you_mean
 
 SHOWN_KEYS = 8
@@ -58,7 +59,7 @@ def load_checkpoint(checkpoint: str | Path, *, sha256: str | None = None) -> dic
     """
     path = Path(checkpoint)
     if not path.is_file():
-        raise ModelError(f"checkpoint {path} does not exist. Correct the path, or set the variable that it starts with to the folder that has it.")
+        raise ModelError(f"checkpoint {path} does not exist{seen_from(path)}. Correct the path, or the variable that it starts with.")
     if sha256 is not None:
         _check_digest(path, sha256)
     if path.suffix == ".safetensors":

@@ -128,7 +128,7 @@ def test_mistakes_of_every_kind_come_in_one_pass(write) -> None:
         ("plan.layer_overrides", "{conv1: {granularity: '8:4'}}", "'8:4'"),
         ("targets", "[no_such_target]", "'no_such_target'"),
         ("targets", "[gone/board.yaml]", "'gone/board.yaml'"),
-        ("baselines", "[wsn]", "['wsn'], but a run learns the recipe's own strategy alone"),
+        ("baselines", "[er, ewc]", "names er, ewc, but a run learns one strategy"),
         ("plan.bit_tolerance", "0.1", "0.1, but only `plan.adapt_bits` reads it"),
         ("name", "Upper", "'Upper'"),
         ("schema", "2", "2"),

@@ -35,6 +35,22 @@ def test_totals_and_places(summary: dict[str, Any]) -> None:
     ]
 
 
+def test_what_later_tasks_changed_is_said(summary: dict[str, Any]) -> None:
+    before = summary_table(summary, folder="runs/digits")
+    assert "after the last one" not in before and "older revisions" not in before
+    summary["R"][4][0], summary["superseded_bytes"] = 0.5, 12_000
+    lines = summary_table(summary, folder="runs/digits").splitlines()
+    assert "accuracy in the table is each task's when it was committed; acc is of all tasks after the last one" in lines
+    assert "  of these 12,000 bytes are older revisions, which answer no more" in lines
+
+
+def test_without_packages_no_folder_of_them_is_named(summary: dict[str, Any]) -> None:
+    for entry in summary["tasks"]:
+        entry["accuracy"]["exported"], entry["bytes"]["exported"], entry["latency_ms"] = {}, {}, {}
+    assert [line.split(":")[0] for line in summary_table(summary, folder="run").splitlines()[-3:]] == ["store", "summary", "report"]
+    assert "packages:" not in summary_table(summary, folder="run")
+
+
 def test_a_missing_number_is_a_dash_and_leaves_no_mean(summary: dict[str, Any]) -> None:
     summary["tasks"][1]["accuracy"]["exported"] = {}
     summary["tasks"][1]["bytes"]["exported"] = {}

@@ -69,6 +69,14 @@ def test_headline_means_are_over_all_tasks(html: str) -> None:
     assert "Mean accuracy from the store 0.9776 dense 0.9860 exported, cpu_onnxruntime: 0.9748" in text
 
 
+def test_the_headline_is_what_the_store_answers_after_the_last_task(summary: dict[str, Any], inspection: dict[str, Any], parity: Any) -> None:
+    changed = {**summary, "R": [[0.9, None], [0.5, 0.8]], "acc": 0.65, "tasks": summary["tasks"][:2], "superseded_bytes": 9_000}
+    changed["tasks"][0]["accuracy"]["store"], changed["tasks"][1]["accuracy"]["store"] = 0.9, 0.8
+    text = Page(render_report(changed, inspection=inspection, graph_svg=GRAPH, parity=parity, recipe_text="name: r\n", name="r")).text
+    assert "Mean accuracy from the store 0.6500 dense 0.9930 each task when it was committed: 0.8500" in text
+    assert "9,000 of the bytes are older revisions" in text
+
+
 def test_a_slower_model_and_a_failed_gate_are_marked(html: str) -> None:
     text = Page(html).text
     assert text.count("slower") == 1

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tsn_toolkit.contracts import Split
 from tsn_toolkit.errors import DataError
+from tsn_toolkit.files import seen_from
 
 
 def make_split(
@@ -86,7 +87,7 @@ def require_folder(path: Path | None, *, source: str, files: str) -> Path:
         raise DataError(f"data source {source} needs `data.path`, the folder that holds {files}. Set it, for example to ${{TSN_DATA}}/{source}.")
     if not path.is_dir():
         raise DataError(
-            f"data folder {path} does not exist; source {source} expects {files} in it. "
-            "Set TSN_DATA to the folder that holds the data sets, or correct `data.path`."
+            f"data folder {path} does not exist{seen_from(path)}; source {source} expects {files} in it. "
+            "Correct `data.path`, or TSN_DATA where it begins with that."
         )
     return path

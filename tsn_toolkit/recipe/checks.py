@@ -42,8 +42,8 @@ def find_conflicts(sections: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_read_by_tsn(sections)
     yield from _check_child_overrides(sections)
     yield from _check_targets(sections.get("targets", ()))
-    if sections.get("baselines"):
-        text = f"names {list(sections['baselines'])}, but a run learns the recipe's own strategy alone. Remove it, and run each with `strategy.name`."
+    if baselines := sections.get("baselines"):
+        text = f"names {', '.join(baselines)}, but a run learns one strategy. Empty it and run once with `--set 'strategy={{name: NAME}}'` for each."
         yield ("baselines",), text
 
 

@@ -360,4 +360,4 @@ class Recipe(Section):
     bench: BenchSection = Field(default_factory=BenchSection)
     """The latency measurement."""
     baselines: Annotated[tuple[str, ...], Loose] = ()
-    """Empty: a run learns the recipe's own strategy alone. The key stays because every store's resolved recipe has it."""
+    """Kept empty, since every store's resolved recipe has the key: a run learns one strategy. `benchmarks/continual.py` compares several."""

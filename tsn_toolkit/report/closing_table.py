@@ -8,7 +8,7 @@ from typing import Any
 
 from tsn_toolkit.report.amounts import count, fraction, milliseconds, ratio, size
 from tsn_toolkit.report.folded_warnings import SHOWN_WARNINGS, folded_warnings
-from tsn_toolkit.report.task_rows import TaskRow, mean, task_rows
+from tsn_toolkit.report.task_rows import TaskRow, changed_since_commit, mean, task_rows
 
 GAP = "  "
 
@@ -36,7 +36,7 @@ def summary_table(summary: Mapping[str, Any], folder: str | Path = "") -> str:
         for line, target in zip([*body, *means], [*(row.target for row in rows), *targets], strict=True):
             line.insert(1, target)
     lines = _aligned(group, head, body, means, text_columns=2 if several else 1)
-    blocks = [lines, _totals(summary), _places(folder)]
+    blocks = [lines, _totals(summary), _places(folder, packages=any(row.target for row in rows))]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -99,6 +99,8 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if store_bytes is not None:
         lines.append(f"store: {count(store_bytes)} bytes ({size(store_bytes)}) for {len(summary.get('tasks') or [])} tasks, every file counted")
+    if summary.get("superseded_bytes"):
+        lines.append(f"  of these {count(summary['superseded_bytes'])} bytes are older revisions, which answer no more")
     words = {
         "dense_fp32": "one dense fp32 model, all heads",
         "separate_fp32": "separate dense fp32 models",
@@ -113,6 +115,8 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
     measures = [f"{key} {fraction(summary[key])}" for key in ("acc", "bwt", "fwt") if summary.get(key) is not None]
     if measures:
         lines.append(f"re-measured from the folder: {', '.join(measures)}")
+    if changed_since_commit(summary):
+        lines.append("accuracy in the table is each task's when it was committed; acc is of all tasks after the last one")
     if found := summary.get("task_inference"):
         told, rule = fraction(found["acc_told"]), found["rule"]
         lines.append(f"task found by {rule} for {fraction(found['task_found'])} of the examples; acc {told} had it been told")
@@ -125,8 +129,8 @@ def _totals(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _places(folder: str | Path) -> list[str]:
+def _places(folder: str | Path, *, packages: bool) -> list[str]:
     if not str(folder):
         return []
-    places = {"store": "store", "packages": "packages", "summary": "summary.json", "report": "report.html"}
+    places = {"store": "store", **({"packages": "packages"} if packages else {}), "summary": "summary.json", "report": "report.html"}
     return [f"{name + ':':<10}{Path(folder) / path}" for name, path in places.items()]

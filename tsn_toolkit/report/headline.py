@@ -8,7 +8,7 @@ from typing import Any
 
 from tsn_toolkit.report.amounts import NOT_MEASURED, count, fraction, ratio, size
 from tsn_toolkit.report.gates import GateRow
-from tsn_toolkit.report.task_rows import TaskRow, mean
+from tsn_toolkit.report.task_rows import TaskRow, changed_since_commit, mean
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,16 @@ class Card:
 
 def headline(summary: Mapping[str, Any], rows: Sequence[TaskRow], gates: Sequence[GateRow]) -> tuple[Card, ...]:
     """Cards for accuracy, store size, what later tasks did to earlier ones, and the gates."""
-    return (_accuracy(rows), _store(summary), _later_tasks(summary), _gates(gates))
+    return (_accuracy(summary, rows), _store(summary), _later_tasks(summary), _gates(gates))
 
 
-def _accuracy(rows: Sequence[TaskRow]) -> Card:
+def _accuracy(summary: Mapping[str, Any], rows: Sequence[TaskRow]) -> Card:
+    """After the last task, which is what the store answers now."""
     first = [row for row in rows if row.first]
-    dense = mean(row.accuracy_dense for row in first)
+    dense, committed = (mean(values) for values in ([row.accuracy_dense for row in first], [row.accuracy_store for row in first]))
     lines = [f"dense {fraction(dense)}"]
+    if changed_since_commit(summary):
+        lines.append(f"each task when it was committed: {fraction(committed)}")
     targets = list(dict.fromkeys(row.target for row in rows if row.target))
     for target in targets:
         of_target = [row.accuracy_exported for row in rows if row.target == target]
@@ -36,7 +39,8 @@ def _accuracy(rows: Sequence[TaskRow]) -> Card:
         lines.append(f"exported, {target}: {fraction(exported)}")
     if not targets:
         lines.append("nothing exported")
-    return Card("Mean accuracy from the store", fraction(mean(row.accuracy_store for row in first)), tuple(lines))
+    acc = summary.get("acc")
+    return Card("Mean accuracy from the store", fraction(committed if acc is None else acc), tuple(lines))
 
 
 def _store(summary: Mapping[str, Any]) -> Card:
@@ -48,6 +52,8 @@ def _store(summary: Mapping[str, Any]) -> Card:
         value = denominators.get(key)
         if value is not None and store_bytes is not None:
             lines.append(f"{ratio(store_bytes, value)} of {words} ({size(value)})")
+    if summary.get("superseded_bytes"):
+        lines.append(f"{count(summary['superseded_bytes'])} of the bytes are older revisions")
     return Card("Store on disk", size(store_bytes), tuple(lines))
 
 

@@ -25,7 +25,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One task on one target; every number is None where it was not measured. `first` marks a task's first row."""
+    """One task on one target, as when it was committed; every number is None where it was not measured. `first` marks a task's first row."""
 
     task: str
     target: str
@@ -45,6 +45,12 @@ class TaskRow:
 def task_rows(summary: Mapping[str, Any]) -> tuple[TaskRow, ...]:
     """The rows of `summary["tasks"]` in order; a task without an exported model has one row with an empty target."""
     return tuple(row for task in summary.get("tasks") or [] for row in _rows_of(task))
+
+
+def changed_since_commit(summary: Mapping[str, Any]) -> bool:
+    """True when the store answers a task otherwise than on the day of its commit: tasks share one network, or the task has to be found among more."""
+    matrix = summary.get("R") or [[]]
+    return any(after != matrix[position][position] for position, after in enumerate(matrix[-1]))
 
 
 def batches(rows: Iterable[TaskRow]) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from tsn_toolkit.data.examples import make_split
 from tsn_toolkit.data.held_out import cells_of
 from tsn_toolkit.data.recordings import recordings_by_overlap
 from tsn_toolkit.errors import DataError
+from tsn_toolkit.files import seen_from
 from tsn_toolkit.registry import did_you_mean
 
 
@@ -63,8 +64,8 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     keys = [key for key in (options.x, options.y, options.is_test, options.subject, options.recording) if key is not None]
     if not path.is_file():
         raise DataError(
-            f"data file {path} does not exist; source npz expects an .npz file with the arrays {', '.join(keys)}. "
-            "Set TSN_DATA to the folder that holds the data sets, or correct `data.path`."
+            f"data file {path} does not exist{seen_from(path)}; source npz expects an .npz file with the arrays {', '.join(keys)}. "
+            "Correct `data.path`, or TSN_DATA where it begins with that."
         )
     arrays = dict(zip(keys, _read_arrays(path, keys), strict=True))
     x, y = arrays[options.x], arrays[options.y]
