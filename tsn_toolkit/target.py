@@ -241,5 +241,11 @@ def _known_keys(place: Sequence[int | str]) -> tuple[str, ...]:
     """Keys that a target file may have at a place, given by the keys and positions that lead there."""
     if not place:
         return tuple(Target.model_fields)
-    sections = {"gates": GateTolerances, "rates": Rates, "toolchain": Toolchain, "operations": OperationSupport, "sources": Source}
+    sections: dict[str, type[BaseModel]] = {
+        "gates": GateTolerances,
+        "rates": Rates,
+        "toolchain": Toolchain,
+        "operations": OperationSupport,
+        "sources": Source,
+    }
     return tuple((Memory if place[-1] == "memory" else sections[str(place[0])]).model_fields)
