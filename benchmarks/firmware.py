@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from tsn_toolkit.export import gcc
+from tsn_toolkit.export.artefact import ExportRequest
 from tsn_toolkit.export.c.compile import compiler_version, measure, require_tools
 from tsn_toolkit.export.c.footprint import predict
 from tsn_toolkit.export.c.operations import IntegerProgram
@@ -41,14 +42,15 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SAMPLES = 4
 
 
-def tasks_of(store: Store, count: int) -> dict[str, TaskSlots]:
+def tasks_of(store: Store, target: Target, count: int) -> dict[str, TaskSlots]:
     """The first tasks of a store as integer operations."""
     shop, example = workshop_of_store(store), torch.zeros(1, *store.architecture.input_shape)
     tasks = {}
     for entry in store.entries[:count]:
         weights = store.weights(entry.name)
         extracted = extract(shop.factory, shop.graph, weights)
-        tasks[entry.name] = TaskSlots(gcc.lower_task(extracted, weights.ranges, example)[1], extracted.slots)
+        _, lowered = gcc.lower_task(ExportRequest(extracted, weights.ranges, target, example))
+        tasks[entry.name] = TaskSlots(lowered, extracted.slots)
         print(f"  `{entry.name}` extracted", flush=True)
     return tasks
 
@@ -76,7 +78,7 @@ def check_bytes(program: CProgram, tasks: Mapping[str, IntegerProgram]) -> None:
 def measure_store(path: Path, target: Target, counts: list[int]) -> dict[str, Any]:
     """What programs of a store's tasks occupy."""
     toolchain, store = require_tools(target), Store.open(path)
-    members = tasks_of(store, max(counts))
+    members = tasks_of(store, target, max(counts))
     alone = {}
     for task, member in members.items():
         single = {task: member.program}

@@ -29,6 +29,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert path.read_text(encoding="utf-8") == "old"
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143)])
+def test_a_write_that_is_interrupted_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException) -> None:
+    def interrupt(_: int) -> None:
+        raise end
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(type(end)):
+        write_text(tmp_path / "a.txt", "new")
+    assert os.listdir(tmp_path) == []
+
+
 def test_json_keeps_the_order_of_keys_and_refuses_nan(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"b": 1, "a": [0.1, None]})

@@ -8,8 +8,8 @@ construction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -560,6 +560,16 @@ class TaskData:
     test: Split
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    def relabelled(self, classes: tuple[int, ...], labels: Callable[[torch.Tensor], torch.Tensor]) -> TaskData:
+        """The same examples for a head of other rows.
+
+        Args:
+            classes: of the head's rows.
+            labels: labels of this task, int64 (n,), as rows of the head, int64 (n,).
+        """
+        train, validation, test = (Split(split.x, labels(split.y)) for split in (self.train, self.validation, self.test))
+        return replace(self, classes=classes, train=train, validation=validation, test=test)
 
 
 # ------------------------------------------------------------------------------------------------------------------- package

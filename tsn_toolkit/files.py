@@ -14,7 +14,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old or the new content, never a part; a write that fails leaves nothing behind."""
+    """Writes a file so that a reader sees the old or the new content, never a part; a write that fails or is interrupted leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -23,7 +23,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # a signal to end, too
         temporary.unlink(missing_ok=True)
         raise
 

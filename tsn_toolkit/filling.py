@@ -24,11 +24,16 @@ CODED_TYPES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 class Filling(Protocol):
     """What `fill_` reads: `TaskWeights` has it, and so has the trunk as weights."""
 
-    q: Mapping[str, NDArray[np.int8]]
-    scale: Mapping[str, NDArray[np.float32]]
-    norms: Mapping[str, NormState]
-    biases: Mapping[str, NDArray[np.float32]]
-    head: HeadState
+    @property
+    def q(self) -> Mapping[str, NDArray[np.int8]]: ...
+    @property
+    def scale(self) -> Mapping[str, NDArray[np.float32]]: ...
+    @property
+    def norms(self) -> Mapping[str, NormState]: ...
+    @property
+    def biases(self) -> Mapping[str, NDArray[np.float32]]: ...
+    @property
+    def head(self) -> HeadState: ...
 
 
 def fill_(model: nn.Module, weights: Filling, head: str) -> None:

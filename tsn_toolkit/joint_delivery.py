@@ -18,7 +18,7 @@ from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.delivery import package_options, parity_record, share_record
 from tsn_toolkit.errors import GateError, TargetError
 from tsn_toolkit.export import gcc
-from tsn_toolkit.export.artefact import Artefact
+from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.c.operations import IntegerProgram
 from tsn_toolkit.export.c.share import OwnerView, TaskSlots, share_weights
 from tsn_toolkit.export.golden import InputRange, RecordedInputs, input_range, record_inputs
@@ -88,13 +88,13 @@ def deliver_jointly(members: Sequence[Member], owners: Mapping[str, OwnerView], 
     if target.runtime != RUNTIME:
         raise TargetError(f"Target `{target.name}` runs one model a file; several tasks in one program need a target of the runtime `{RUNTIME}`.")
     refuse_existing(folder)
-    lowered = [_lower(member) for member in members]
+    lowered = [_lower(member, target) for member in members]
     return write_as_a_whole(folder, lambda draft: _fill(draft, lowered, owners, target))
 
 
-def _lower(member: Member) -> _Lowered:
+def _lower(member: Member, target: Target) -> _Lowered:
     x = normalise(member.data.test.x, member.data.mean, member.data.std).to(torch.float32)
-    reference, program = gcc.lower_task(member.extracted, member.ranges, x[:1])
+    reference, program = gcc.lower_task(ExportRequest(member.extracted, member.ranges, target, x[:1]))
     return _Lowered(member, reference, program, x)
 
 

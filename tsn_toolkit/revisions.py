@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tsn_toolkit.contracts import HeadState, Split, TaskData, TaskWeights
+from tsn_toolkit.contracts import HeadState, TaskData, TaskWeights
 from tsn_toolkit.store.answering import newest_part
 from tsn_toolkit.store.store import Store
 
@@ -34,8 +34,7 @@ class Answer:
         if self.rows is None:
             return data
         table = torch.tensor(self.rows)
-        splits = {name: Split(split.x, table[split.y]) for name, split in vars(data).items() if isinstance(split, Split)}
-        return replace(data, classes=self.weights.classes, **splits)
+        return data.relabelled(self.weights.classes, lambda labels: table[labels])
 
 
 def answer(store: Store, task: str) -> Answer:

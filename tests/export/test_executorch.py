@@ -14,6 +14,7 @@ from torch import nn
 import tsn_toolkit.export.executorch as exporter
 from tsn_toolkit.bench.vendor_int8 import vendor_int8
 from tsn_toolkit.errors import ExportError, GateError, TargetError
+from tsn_toolkit.export.artefact import ExportRequest
 from tsn_toolkit.export.child import infer, latencies_ms
 from tsn_toolkit.export.executorch_program import Node, ProgramContents
 from tsn_toolkit.export.manifest import add_measurements, read_manifest
@@ -137,7 +138,7 @@ def test_answers_are_the_reference_to_the_code(make, size, float_parts, tmp_path
 
     task = models.extracted_of(make())
     ranges = calibrate_ranges(task.model, task.q, task.scale, [batch(32, 1)])
-    artefact = exporter.export(task, ranges, TARGET, tmp_path, example_input=batch(1, 1))
+    artefact = exporter.export(ExportRequest(task, ranges, TARGET, batch(1, 1)), tmp_path)
     x = batch(200, 5)
     got = infer(tmp_path / "model.pte", x.numpy(), runtime="executorch", options={})
     wanted, kind = next(exporter.admissible_outputs(artefact.reference, x))

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from tsn_toolkit.errors import ExportError, GateError, TargetError
-from tsn_toolkit.export.artefact import require_modules
+from tsn_toolkit.export.artefact import ExportRequest, require_modules
 from tsn_toolkit.export.child import infer
 from tsn_toolkit.export.integer_interpreter import Codes, Sum, interpret
 from tsn_toolkit.export.integer_onnx import check_weights
@@ -185,9 +185,9 @@ def test_refusals(package, task, ranges, tmp_path):
     with pytest.raises(TargetError, match="'abacus' has no exporter; known: .*onnxruntime"):
         write_package(task, ranges, TARGET.model_copy(update={"runtime": "abacus"}), tmp_path / "a", example_input=models.inputs(1))
     with pytest.raises(ExportError, match="magnitude 127; target `cpu_onnxruntime` allows at most 63"):
-        export_onnxruntime(task, ranges, TARGET.model_copy(update={"max_code": 63}), tmp_path, example_input=models.inputs(1))
+        export_onnxruntime(ExportRequest(task, ranges, TARGET.model_copy(update={"max_code": 63}), models.inputs(1)), tmp_path)
     with pytest.raises(TargetError, match=r"needs onnxruntime >= 999\.0, found"):
-        export_onnxruntime(task, ranges, TARGET.model_copy(update={"minimum_version": "999.0"}), tmp_path, example_input=models.inputs(1))
+        export_onnxruntime(ExportRequest(task, ranges, TARGET.model_copy(update={"minimum_version": "999.0"}), models.inputs(1)), tmp_path)
     with pytest.raises(TargetError, match="needs no_such_runtime.*pip install it"):
         require_modules(["no_such_runtime"], target="t", install="pip install it")
     with pytest.raises(GateError, match="has no manifest.json"):

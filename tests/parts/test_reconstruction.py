@@ -1,6 +1,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from coded_net import draw_norms_, two_convolutions
 from torch import nn
@@ -40,6 +41,35 @@ def test_a_duplicate_channel_is_mended_exactly():
     assert (after - wanted).abs().max() < 1e-4
     expected = model[3].weight[:, 0] + model[3].weight[:, 7]
     assert torch.allclose(small.model[3].weight[:, 0], expected, atol=1e-4)
+
+
+def a_repeated_unit_(model: nn.Module) -> None:
+    """Unit 7 of layer `0` repeats unit 0, so that removing it loses nothing that the others cannot give."""
+    with torch.no_grad():
+        model[0].weight[7], model[0].bias[7] = model[0].weight[0], model[0].bias[0]
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_a_convolution_of_any_padding_is_mended(mode: str):
+    torch.manual_seed(4)
+    second = nn.Conv2d(8, 6, 3, padding="same", padding_mode=mode)
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
+    a_repeated_unit_(model)
+    small = pruned(model, list(range(7)))
+    reconstruct_(small.model, model, small.slots, INPUTS, ridge=1e-9, free=frozenset({"2"}))
+    assert torch.allclose(small.model(INPUTS), model(INPUTS), atol=1e-4)
+
+
+def test_a_linear_layer_over_positions_is_mended():
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    a_repeated_unit_(model)
+    sequences = torch.randn(64, 4, 5, generator=torch.Generator().manual_seed(1))
+    kept = np.ones(8, bool)
+    kept[7] = False
+    small = shrink(model, trace(model, sequences[:1]), {"0": kept})
+    reconstruct_(small.model, model, small.slots, sequences, ridge=1e-9, free=frozenset({"2"}))
+    assert torch.allclose(small.model(sequences), model(sequences), atol=1e-4)
 
 
 def test_norms_keep_mean_and_variance_of_every_channel_where_weights_may_not_change():

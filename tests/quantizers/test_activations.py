@@ -3,6 +3,7 @@
 import copy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tsn_toolkit.contracts import ActivationRange
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.integer_interpreter import interpret
 from tsn_toolkit.export.onnxruntime_arithmetic import OnnxRuntimeArithmetic
-from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
+from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model, calibrate_ranges
 from tsn_toolkit.quantizers.brevitas_graph import quantize_graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
@@ -209,3 +210,14 @@ def test_called_relus_are_quantized_like_modules():
         found.append((len(ranges), outputs))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
+
+
+def test_what_an_artefact_holds_has_the_listed_signs_and_roundings():
+    """Channel 1 is negated, channel 2 rounded anew, channel 3 both; a form with signed factors has the store's sign in all of them."""
+    stored = np.array([[1, 2], [3, 4], [5, 6], [7, 8]], np.int8)
+    codes = np.array([[1, 2], [-3, -4], [2, 3], [-4, -5]], np.int8)
+    reference = SimpleNamespace(codes={"layer": codes}, negated={"layer": (1, 3)}, requantized={"layer": (2, 3)})
+    np.testing.assert_array_equal(IntegerModel.exported(reference, "layer", stored), codes)
+    unsigned = [[1, 2], [3, 4], [2, 3], [4, 5]]
+    np.testing.assert_array_equal(IntegerModel.exported(reference, "layer", stored, negated=False), unsigned)
+    assert stored.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]], "the store's own integers stay"

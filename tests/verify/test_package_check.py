@@ -9,6 +9,7 @@ import pytest
 
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.errors import GateError, TargetError
+from tsn_toolkit.export.artefact import require_export
 from tsn_toolkit.export.manifest import add_measurements
 from tsn_toolkit.export.package_folder import checked_manifest, is_package, target_of
 from tsn_toolkit.pipeline.commands import verify_path
@@ -142,3 +143,12 @@ def test_a_runtime_that_is_too_old_is_named(copy, use):
     installed = importlib.metadata.version("onnxruntime")
     with pytest.raises(TargetError, match=rf"`cpu_onnxruntime` needs onnxruntime >= 999.1, found {installed}. Install it: {TARGET.install}"):
         use(copy)
+
+
+@pytest.mark.parametrize("minimum", ["1.30", "1.30.0", "1.30.0.0"])
+def test_a_runtime_may_come_with_a_package_of_another_name(monkeypatch, minimum):
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    monkeypatch.setattr(importlib.metadata, "version", {"onnxruntime-gpu": "1.30"}.__getitem__)
+    require_export(TARGET.model_copy(update={"minimum_version": minimum}), "onnxruntime", ())
+    with pytest.raises(TargetError, match=r"needs onnxruntime >= 1\.30\.1, found 1\.30\."):
+        require_export(TARGET.model_copy(update={"minimum_version": "1.30.1"}), "onnxruntime", ())

@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export import torch as program
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.decomposed_graph import DecomposedGraph
 from tsn_toolkit.export.executorch_arithmetic import XnnpackArithmetic
 from tsn_toolkit.export.executorch_program import ProgramContents, read_program
 from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.integer_share import IntegerShare
 from tsn_toolkit.export.vendor_int8 import VendorInt8
-from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
-from tsn_toolkit.target import Target
+from tsn_toolkit.files import write_bytes
+from tsn_toolkit.quantizers.activations import IntegerModel
 
 MODEL_FILE = "model.pte"
 DISTRIBUTION = "executorch"
@@ -65,28 +65,18 @@ def cannot_run() -> str:
     return ""
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
     """Write `model.pte`.
 
     Raises:
         TargetError: ExecuTorch is missing or too old.
         ExportError: the model has no int8 form, or the file's weights are not the store's integers.
     """
-    require_modules(("executorch", "torchao"), target=target.name, install=target.install)
-    check_version(DISTRIBUTION, target)
-    example = example_input[:1].detach().to(torch.float32)
-    reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
-    content = _lowered(DecomposedGraph(reference).eval(), example)
-    write_atomically(out_dir / MODEL_FILE, content)
-    check_weights(out_dir / MODEL_FILE, extracted, reference)
+    require_export(request.target, DISTRIBUTION, ("torchao",))
+    reference = request.integer_model()
+    content = _lowered(DecomposedGraph(reference).eval(), request.example)
+    write_bytes(out_dir / MODEL_FILE, content)
+    check_weights(out_dir / MODEL_FILE, request.extracted, reference)
     weights, biases = sum(codes.nbytes for codes in reference.codes.values()), sum(4 * len(codes) for codes in reference.codes.values())
     return Artefact(
         MODEL_FILE,
@@ -98,10 +88,7 @@ def export(
         output_step=reference.output_step,
         quantization=reference.mode,
         notes=(*reference.notes, f"Batches up to {LARGEST_BATCH}. Run on the processor that exported it; aarch64 was not at hand."),
-        channels={
-            "negated_channels": {name: list(rows) for name, rows in reference.negated.items() if rows},
-            "requantized_channels": {name: list(rows) for name, rows in reference.requantized.items() if rows},
-        },
+        channels=reference.listed_channels(),
     )
 
 
@@ -114,11 +101,7 @@ def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerMode
     """
     found = Counter(_key(node.weight) for node in read_program(model).nodes if node.weight is not None)
     for layer, codes in extracted.q.items():
-        expected = codes.copy()
-        expected[list(reference.negated[layer])] *= -1
-        changed = list(reference.requantized[layer])
-        expected[changed] = reference.codes[layer][changed]
-        key = next((key for key in map(_key, _forms(expected)) if found[key] > 0), None)
+        key = next((key for key in map(_key, _forms(reference.exported(layer, codes))) if found[key] > 0), None)
         if key is None:
             raise ExportError(f"`{model.name}` does not hold the store's integers of layer `{layer}`.")
         found[key] -= 1
@@ -163,7 +146,7 @@ def export_dense_fp32(model: nn.Module, example: torch.Tensor, path: Path) -> No
     """
     training = model.training
     try:
-        write_atomically(path, _lowered(model.eval(), example[:1].to(torch.float32)))
+        write_bytes(path, _lowered(model.eval(), example[:1].to(torch.float32)))
     finally:
         model.train(training)
 

@@ -46,9 +46,11 @@ class Node:
 
 @dataclass(frozen=True)
 class ProgramContents:
-    """Attributes:
-    nodes: of all parts that XNNPACK takes, in the order in which they are written.
-    kernels: names of ExecuTorch's own kernels that run between those parts.
+    """What a program holds.
+
+    Attributes:
+        nodes: of all parts that XNNPACK takes, in the order in which they are written.
+        kernels: names of ExecuTorch's own kernels that run between those parts.
     """
 
     nodes: tuple[Node, ...]

@@ -16,31 +16,25 @@ from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.artefact import Artefact, require_modules
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_modules
 from tsn_toolkit.export.integer_onnx import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, check_target, onnx_bytes, write_proto
 from tsn_toolkit.export.torch import from_integers
-from tsn_toolkit.target import Target
 
 WRITERS = ("onnx",)
 
 
-def write(extracted: ExtractedModel, target: Target, out_dir: Path, *, example_input: torch.Tensor) -> Artefact:
-    """Write `model.onnx` into `out_dir`.
-
-    Args:
-        extracted: one task's small model with its integers.
-        target: its opset and IR version hold.
-        out_dir: an existing folder.
-        example_input: float32 (batch, ...); only its shape without the batch matters.
+def write(request: ExportRequest, out_dir: Path) -> Artefact:
+    """Write `model.onnx` into `out_dir`, an existing folder.
 
     Raises:
         TargetError: onnx is missing, or the target names no opset.
         ExportError: a code is beyond `max_code`, the model cannot be written as ONNX, or the file's weights are not the store's integers.
     """
+    extracted, target = request.extracted, request.target
     require_modules(WRITERS, target=target.name, install=target.install)
     opset = check_target(extracted, target)
     reference = from_integers(extracted)
-    proto = _to_onnx(reference, example_input[:1].detach().to(torch.float32), opset)
+    proto = _to_onnx(reference, request.example, opset)
     _unshare_(proto)
     _put_integers_(proto, extracted)
     content = write_proto(proto, target, out_dir)

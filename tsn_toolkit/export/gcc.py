@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError, GateError, TargetError
-from tsn_toolkit.export.artefact import Artefact
+from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.c.compile import compiler_version, measure, require_tools
 from tsn_toolkit.export.c.footprint import Footprint, check_limits, largest_layer, predict
 from tsn_toolkit.export.c.lowering import lower
@@ -32,7 +32,7 @@ from tsn_toolkit.export.c.read_back import WeightText
 from tsn_toolkit.export.c.reference import quantize_input, run_reference
 from tsn_toolkit.export.integer_share import IntegerShare
 from tsn_toolkit.export.manifest import read_manifest
-from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
+from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 
 DISTRIBUTION = ""
@@ -87,32 +87,24 @@ outputs. Linked, the program takes {flash_bytes:,} bytes of flash ({predicted_fl
 ({predicted_ram_bytes:,} predicted). Not timed: {emulator} is an emulator."""
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
     """Write the sources of one task, after a program for the target was compiled and measured.
 
     Raises:
         TargetError: a compiler, an emulator or make is missing or too old.
         ExportError: the model has no integer form in C, or exceeds the target's flash or RAM.
     """
-    require_tools(target)
-    reference, program = lower_task(extracted, ranges, example_input)
-    tasks, weights = {extracted.task: program}, {extracted.task: weights_of(program)}
-    record, parts = write_measured(tasks, weights, target, out_dir)
+    require_tools(request.target)
+    reference, program = lower_task(request)
+    task = request.extracted.task
+    record, parts = write_measured({task: program}, {task: weights_of(program)}, request.target, out_dir)
     return Artefact(
         MODEL_FILE,
         reference,
         INPUT_NAME,
         OUTPUT_NAME,
         parts,
-        versions(target),
+        versions(request.target),
         output_step=program.target.step,
         quantization=reference.mode,
         notes=tuple(reference.notes),
@@ -120,15 +112,14 @@ def export(
     )
 
 
-def lower_task(extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], example_input: torch.Tensor) -> tuple[IntegerModel, IntegerProgram]:
+def lower_task(request: ExportRequest) -> tuple[IntegerModel, IntegerProgram]:
     """The integer reference of a task and its operations.
 
     Raises:
         ExportError: the model has no integer form in C.
     """
-    example = example_input[:1].detach().to(torch.float32)
-    reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
-    return reference, lower(reference, example.shape[1:])
+    reference = request.integer_model()
+    return reference, lower(reference, request.example.shape[1:])
 
 
 def write_measured(
@@ -180,9 +171,7 @@ def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerMode
     records = read_manifest(model.parent)["program"]["weights"][extracted.task]
     text = WeightText(model.with_name(WEIGHTS_FILE).read_text(encoding="utf-8"))
     for layer, codes in extracted.q.items():
-        expected = codes.copy()
-        rows = list(reference.requantized[layer])
-        expected[rows] = reference.codes[layer][rows]
+        expected = reference.exported(layer, codes, negated=False)
         found = text.weights(records[layer], codes.shape)
         if not np.array_equal(found, expected):
             channels = np.flatnonzero((found != expected).reshape(len(codes), -1).any(axis=1)).tolist()

@@ -23,7 +23,7 @@ from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 
 _EXACT_FLOAT32 = 2**24
-_ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
+ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 JOINS = (torch.cat, torch.concat, torch.concatenate)
 PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
@@ -178,7 +178,7 @@ class Interpreter:
 
     def _function(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         target = node.target
-        if target in _ADDITIONS:
+        if target in ADDITIONS:
             if len(args) == 2 and all(isinstance(arg, Codes) and not arg.accumulator for arg in args) and not kwargs:
                 return self.operands(node, args[0], args[1])
         elif target in JOINS:

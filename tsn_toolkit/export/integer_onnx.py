@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError, TargetError
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export, require_modules
 from tsn_toolkit.export.int4_onnx import unpacked
 from tsn_toolkit.export.qdq_graph import (
     fold_constant_clips_,
@@ -30,7 +29,8 @@ from tsn_toolkit.export.qdq_graph import (
     shift_signed_activations_,
     unshare_parameters_,
 )
-from tsn_toolkit.quantizers.activations import IntegerModel, build_integer_model
+from tsn_toolkit.files import write_bytes
+from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.onnx"
@@ -41,64 +41,38 @@ WRITERS = ("onnx", "onnxoptimizer", "brevitas")
 _WEIGHT_OPERATIONS = ("Conv", "Gemm", "MatMul")
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
-    """Write `model.onnx` into `out_dir`, for any runtime that reads it.
-
-    Args:
-        extracted: one task's small model with its integers.
-        ranges: activation ranges of that model (see `calibrate_ranges`).
-        target: its runtime, opset, IR version and `max_code` hold.
-        out_dir: an existing folder.
-        example_input: float32 (batch, ...); only its shape without the batch matters.
-        unit_masks: not recorded in an ONNX file.
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
+    """Write `model.onnx` into `out_dir`, an existing folder, for any runtime that reads it; unit masks are not recorded in an ONNX file.
 
     Raises:
         TargetError: a package is missing or too old, or the target names no opset.
         ExportError: the model has no integer form, a code is beyond the target's `max_code`, or the file's weights are not the store's integers.
     """
-    require_modules((*WRITERS, target.runtime), target=target.name, install=target.install)
-    check_version(target.runtime, target)
-    return write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=lambda proto, _: shift_signed_activations_(proto))
+    require_export(request.target, request.target.runtime, WRITERS)
+    return write(request, out_dir, adapt_=lambda proto, _: shift_signed_activations_(proto))
 
 
-def write(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    adapt_: Callable[[Any, IntegerModel], None],
-) -> Artefact:
+def write(request: ExportRequest, out_dir: Path, *, adapt_: Callable[[Any, IntegerModel], None]) -> Artefact:
     """As `export`, without a look at the installed runtime.
 
     Args:
-        extracted, ranges, target, out_dir, example_input: as in `export`.
+        request, out_dir: as in `export`.
         adapt_: called with the graph, its weights named, and the reference; changes the graph to the form that the runtime wants.
 
     Raises:
         TargetError, ExportError: as in `export`.
     """
-    opset = check_target(extracted, target)
-    example = example_input[:1].detach().to(torch.float32)
-    reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
-    proto = _to_onnx(reference, example, opset)
+    opset = check_target(request.extracted, request.target)
+    reference = request.integer_model()
+    proto = _to_onnx(reference, request.example, opset)
     fold_constant_clips_(proto)
     quantize_concats_(proto)
     move_dequantize_below_reshape_(proto)
     unshare_parameters_(proto)
-    _name_weights_(proto, reference, _execution_order(reference, example))
+    _name_weights_(proto, reference, _execution_order(reference, request.example))
     adapt_(proto, reference)
-    content = write_proto(proto, target, out_dir)
-    check_weights(out_dir / MODEL_FILE, extracted, reference)
+    content = write_proto(proto, request.target, out_dir)
+    check_weights(out_dir / MODEL_FILE, request.extracted, reference)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "brevitas", "onnx", "onnxoptimizer")}
     return Artefact(
         MODEL_FILE,
@@ -110,10 +84,7 @@ def write(
         output_step=reference.output_step,
         quantization=reference.mode,
         notes=tuple(reference.notes),
-        channels={
-            "negated_channels": {name: list(rows) for name, rows in reference.negated.items() if rows},
-            "requantized_channels": {name: list(rows) for name, rows in reference.requantized.items() if rows},
-        },
+        channels=reference.listed_channels(),
     )
 
 
@@ -135,7 +106,7 @@ def export_dense_fp32(model: nn.Module, example: torch.Tensor, path: Path, *, op
         content = onnx_bytes(model.eval(), example[:1], opset)
     finally:
         model.train(training)
-    write_atomically(path, content)
+    write_bytes(path, content)
 
 
 def write_proto(proto: Any, target: Target, out_dir: Path) -> bytes:
@@ -146,7 +117,7 @@ def write_proto(proto: Any, target: Target, out_dir: Path) -> bytes:
         proto.ir_version = min(proto.ir_version, target.ir_version)
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString(deterministic=True)
-    write_atomically(out_dir / MODEL_FILE, content)
+    write_bytes(out_dir / MODEL_FILE, content)
     return content
 
 
@@ -175,11 +146,7 @@ def check_weights(path: Path, extracted: ExtractedModel, reference: IntegerModel
             found = unpacked(found)
         if found is None or found.dtype != np.int8 or found.shape != codes.shape:
             raise ExportError(f"`{path.name}` holds no INT8 weight of shape {codes.shape} for layer `{layer}`.")
-        expected = codes.copy()
-        negated, changed = list(reference.negated[layer]), list(reference.requantized[layer])
-        expected[negated] = -expected[negated]
-        expected[changed] = reference.codes[layer][changed]
-        wrong = np.flatnonzero((found != expected).reshape(len(codes), -1).any(axis=1)).tolist()
+        wrong = np.flatnonzero((found != reference.exported(layer, codes)).reshape(len(codes), -1).any(axis=1)).tolist()
         if wrong:
             raise ExportError(f"`{path.name}`: weights of layer `{layer}`, channels {wrong[:8]}, are not the store's integers.")
 

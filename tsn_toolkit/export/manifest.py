@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.metadata
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,8 +15,9 @@ from numpy.typing import NDArray
 
 from tsn_toolkit import __version__
 from tsn_toolkit.errors import GateError
-from tsn_toolkit.export.artefact import Artefact, write_atomically
+from tsn_toolkit.export.artefact import Artefact, installed_version
 from tsn_toolkit.export.runtime import Runtime, load_runtime
+from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target
 
 SCHEMA_VERSION = 1
@@ -91,7 +90,7 @@ def add_measurements(folder: Path, contents: Mapping[str, Mapping[str, Any]]) ->
     """Write measured JSON files into a package, and them and their hashes into the manifest (`parity`, `bench`, `accuracy`), which is returned."""
     manifest = read_manifest(folder)
     for name, content in contents.items():
-        write_atomically(folder / name, canonical_json(content))
+        write_bytes(folder / name, canonical_json(content))
         manifest[Path(name).stem] = content
     if "parity.json" in contents:
         manifest["accuracy"] = contents["parity.json"].get("accuracy")
@@ -138,18 +137,15 @@ def _finite(value: Any) -> Any:
 
 def _runtime_versions(runtime: Runtime) -> dict[str, str]:
     """Of this package and of the runtime's Python package, where it has one and it is installed."""
-    versions = {"tsn-toolkit": __version__}
-    if runtime.DISTRIBUTION:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[runtime.DISTRIBUTION] = importlib.metadata.version(runtime.DISTRIBUTION)
-    return versions
+    installed = installed_version(runtime.DISTRIBUTION) if runtime.DISTRIBUTION else None
+    return {"tsn-toolkit": __version__} | ({} if installed is None else {runtime.DISTRIBUTION: installed})
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write it, with the hashes and sizes of all other files of the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
     files = {path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths}
-    write_atomically(folder / MANIFEST_FILE, canonical_json({**manifest, "files": files}))
+    write_bytes(folder / MANIFEST_FILE, canonical_json({**manifest, "files": files}))
 
 
 def _output_step(artefact: Artefact, target: Target, outputs: NDArray[np.float32], kind: str) -> float:

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export import integer_onnx
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.child import profile
 from tsn_toolkit.export.int4_onnx import int4_layers, narrow_linear_layers_
 from tsn_toolkit.export.integer_interpreter import admissible_by
@@ -26,7 +23,6 @@ from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
 from tsn_toolkit.export.qdq_graph import shift_signed_activations_
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
-from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "onnxruntime"
@@ -71,29 +67,20 @@ def cannot_run() -> str:
     return ""
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
     """Write `model.onnx`; linear layers that the target wants in 4 bits (`int4_onnx`) leave the int8 form.
 
     Raises:
         TargetError, ExportError: as `integer_onnx.export`.
     """
-    require_modules((*integer_onnx.WRITERS, DISTRIBUTION), target=target.name, install=target.install)
-    check_version(DISTRIBUTION, target)
+    require_export(request.target, DISTRIBUTION, integer_onnx.WRITERS)
 
     def adapt_(proto: Any, reference: IntegerModel) -> None:
         shift_signed_activations_(proto)
-        reference.blocks = int4_layers(extracted, reference, target)
+        reference.blocks = int4_layers(request.extracted, reference, request.target)
         narrow_linear_layers_(proto, reference, reference.blocks)
 
-    return integer_onnx.write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=adapt_)
+    return integer_onnx.write(request, out_dir, adapt_=adapt_)
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

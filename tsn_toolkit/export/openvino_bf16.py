@@ -11,16 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.export import float_onnx, integer_onnx
 from tsn_toolkit.export import openvino as integer
 from tsn_toolkit.export import torch as program
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
-from tsn_toolkit.target import Target
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = integer.DISTRIBUTION
@@ -44,24 +38,15 @@ def cannot_run() -> str:
     return "" if "BF16" in able else "not run here: the processor has no bfloat16 instructions, and OpenVINO would compute in float32"
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
-    """Write `model.onnx`; `ranges` play no part in floats, and an ONNX file has no place for unit masks.
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
+    """Write `model.onnx`; ranges play no part in floats, and an ONNX file has no place for unit masks.
 
     Raises:
         TargetError: a package is missing or too old, or the target names no opset.
         ExportError: as in `float_onnx.write`.
     """
-    require_modules((*float_onnx.WRITERS, DISTRIBUTION), target=target.name, install=target.install)
-    check_version(DISTRIBUTION, target)
-    return float_onnx.write(extracted, target, out_dir, example_input=example_input)
+    require_export(request.target, DISTRIBUTION, float_onnx.WRITERS)
+    return float_onnx.write(request, out_dir)
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

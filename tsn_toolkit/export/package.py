@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.artefact import Artefact, write_atomically
+from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.golden import input_range, record_inputs
 from tsn_toolkit.export.manifest import Preprocessing, add_measurements, describe, read_manifest, write_manifest
 from tsn_toolkit.export.readme import readme_text
 from tsn_toolkit.export.runtime import Runtime, load_runtime
+from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target
 
 GOLDEN_FILE = "golden.npz"
@@ -104,7 +105,7 @@ def write_package(
         raise ExportError(f"`golden_samples` must be in 1..{MAX_GOLDEN_SAMPLES}, got {options.golden_samples}.")
 
     def fill(draft: Path) -> None:
-        artefact = runtime.export(extracted, ranges, target, draft, example_input=example_input, unit_masks=options.unit_masks)
+        artefact = runtime.export(ExportRequest(extracted, ranges, target, example_input, options.unit_masks), draft)
         shape = tuple(example_input.shape[1:])
         recorded = _write_golden(draft, extracted, ranges, runtime, artefact, shape, options)
         manifest = {
@@ -159,7 +160,7 @@ def write_description(folder: Path, manifest: Mapping[str, Any]) -> None:
     """The README that follows from a manifest, and the manifest itself with the hashes of all other files."""
     target = manifest["target"]
     runtime = load_runtime(target["runtime"], target=target["name"])
-    write_atomically(folder / "README.md", readme_text(manifest, runtime, GOLDEN_FILE).encode())
+    write_bytes(folder / "README.md", readme_text(manifest, runtime, GOLDEN_FILE).encode())
     write_manifest(folder, manifest)
 
 

@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import TargetError
-from tsn_toolkit.export.artefact import Artefact
+from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.child import known_runtimes
 from tsn_toolkit.export.integer_share import IntegerShare
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.registry import did_you_mean
-from tsn_toolkit.target import Target
 
 
 class Runtime(Protocol):
@@ -53,25 +52,8 @@ class Runtime(Protocol):
         """The makers' own int8 quantizer, which the dense baseline also goes through; None where there is none."""
         ...
 
-    def export(
-        self,
-        extracted: ExtractedModel,
-        ranges: Mapping[str, ActivationRange],
-        target: Target,
-        out_dir: Path,
-        *,
-        example_input: torch.Tensor,
-        unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-    ) -> Artefact:
+    def export(self, request: ExportRequest, out_dir: Path) -> Artefact:
         """Write one task's model into an existing folder.
-
-        Args:
-            extracted: the task's small model with its integers.
-            ranges: its activation ranges.
-            target: what it is exported for.
-            out_dir: an existing folder.
-            example_input: float32 (batch, ...); its shape without the batch is the model's input shape.
-            unit_masks: group -> bool per unit of the pristine model, True = kept; recorded where the package has a place for it.
 
         Raises:
             TargetError: the runtime is missing or too old.

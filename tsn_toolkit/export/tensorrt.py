@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import integer_onnx
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.tensorrt_arithmetic import UNSIGNED_TO_SIGNED, TensorRtArithmetic
 from tsn_toolkit.export.tensorrt_rules import Findings, lint
 from tsn_toolkit.quantizers.activations import IntegerModel
-from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "tensorrt"
@@ -73,26 +71,16 @@ def cannot_run() -> str:
     return "" if torch.cuda.is_available() else "linted, not run: no CUDA device is here, and an engine is built on the GPU that runs it"
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
     """Write `model.onnx` and lint it; what the linter advises is among the notes.
 
     Raises:
         TargetError: a writer of ONNX is missing, or an installed TensorRT is too old.
         ExportError: the task has no form in TensorRT: a node breaks one of its rules, and is named.
     """
-    require_modules(integer_onnx.WRITERS, target=target.name, install=target.install)
-    if importlib.util.find_spec("tensorrt") is not None:
-        check_version(DISTRIBUTION, target)
-    artefact = integer_onnx.write(extracted, ranges, target, out_dir, example_input=example_input, adapt_=make_symmetric_)
-    findings = _lint(out_dir / MODEL_FILE, target.opset or 0)
+    require_export(request.target, "" if importlib.util.find_spec(DISTRIBUTION) is None else DISTRIBUTION, integer_onnx.WRITERS)
+    artefact = integer_onnx.write(request, out_dir, adapt_=make_symmetric_)
+    findings = _lint(out_dir / MODEL_FILE, request.target.opset or 0)
     step = artefact.output_step if _signed_output(artefact.reference) else (artefact.output_step or 0.0) * UNSIGNED_TO_SIGNED or None
     return dataclasses.replace(artefact, output_step=step, notes=(*artefact.notes, *findings.advice))
 

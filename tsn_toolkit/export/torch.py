@@ -25,9 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
+from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.pt2"
@@ -55,53 +56,35 @@ with torch.inference_mode():
 """
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
-    """Write `model.pt2`, `weights.safetensors` and `plan.json`; `ranges` play no part in floats.
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
+    """Write `model.pt2`, `weights.safetensors` and `plan.json`; ranges play no part in floats.
 
     Raises:
         TargetError: torch is too old.
         ExportError: no unit was removed, so that a float package would save nothing; or `torch.export` refuses the model.
     """
-    require_modules(("torch",), target=target.name, install=target.install)
-    check_version("torch", target)
-    _refuse_no_op(extracted, target)
-    note = "Weights are float32: scale * q of the store's integers."
-    return write(from_integers(extracted), extracted, out_dir, example_input=example_input, unit_masks=unit_masks, notes=(note,))
+    require_export(request.target, DISTRIBUTION, ())
+    _refuse_no_op(request.extracted, request.target)
+    return write(request, out_dir, from_integers(request.extracted), notes=("Weights are float32: scale * q of the store's integers.",))
 
 
-def write(
-    reference: nn.Module,
-    extracted: ExtractedModel,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None,
-    notes: tuple[str, ...],
-) -> Artefact:
+def write(request: ExportRequest, out_dir: Path, reference: nn.Module, *, notes: tuple[str, ...]) -> Artefact:
     """Write the three files of a module.
 
     Args:
+        request, out_dir: as in `export`.
         reference: what the program computes; its state dict holds plain tensors.
-        extracted, out_dir, example_input, unit_masks: as in `export`.
         notes: of the artefact.
 
     Raises:
         ExportError: `torch.export` refuses the module.
     """
-    content = _program_bytes(reference, example_input)
+    content = _program_bytes(reference, request.example_input)
     tensors = {name: tensor.detach().contiguous() for name, tensor in reference.state_dict().items()}
-    write_atomically(out_dir / MODEL_FILE, content)
-    write_atomically(out_dir / WEIGHTS_FILE, save(tensors))
-    write_atomically(out_dir / PLAN_FILE, _plan(reference, extracted, unit_masks or {}))
-    check_weights(out_dir / MODEL_FILE, extracted, reference)
+    write_bytes(out_dir / MODEL_FILE, content)
+    write_bytes(out_dir / WEIGHTS_FILE, save(tensors))
+    write_bytes(out_dir / PLAN_FILE, _plan(reference, request.extracted, request.unit_masks))
+    check_weights(out_dir / MODEL_FILE, request.extracted, reference)
     weights = sum(tensor.nbytes for tensor in tensors.values())
     return Artefact(
         MODEL_FILE,
@@ -156,7 +139,7 @@ def export_dense_fp32(model: nn.Module, example: torch.Tensor, path: Path) -> No
     """
     training = model.training
     try:
-        write_atomically(path, _program_bytes(model.eval(), example))
+        write_bytes(path, _program_bytes(model.eval(), example))
     finally:
         model.train(training)
 

@@ -10,16 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import torch as program
-from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.torchao_int8 import with_int8_linear
-from tsn_toolkit.target import Target
 
 MODEL_FILE = program.MODEL_FILE
 DISTRIBUTION = program.DISTRIBUTION
@@ -51,25 +47,17 @@ def cannot_run() -> str:
     return "" if torch.cuda.is_available() else "not run here: no CUDA device"
 
 
-def export(
-    extracted: ExtractedModel,
-    ranges: Mapping[str, ActivationRange],
-    target: Target,
-    out_dir: Path,
-    *,
-    example_input: torch.Tensor,
-    unit_masks: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> Artefact:
+def export(request: ExportRequest, out_dir: Path) -> Artefact:
     """As `export.torch`; linear layers keep the store's integers where the target names them.
 
     Raises:
         TargetError: torch or torchao is missing or too old.
         ExportError: as in `export.torch`; or the target wants int8 linear layers and the model has none.
     """
+    extracted, target = request.extracted, request.target
     if "linear" not in target.operations:
-        return program.export(extracted, ranges, target, out_dir, example_input=example_input, unit_masks=unit_masks)
-    require_modules(("torch", "torchao"), target=target.name, install=target.install)
-    check_version(DISTRIBUTION, target)
+        return program.export(request, out_dir)
+    require_export(target, DISTRIBUTION, ("torchao",))
     reference, stays_float = with_int8_linear(program.from_integers(extracted), extracted)
     if len(stays_float) == len(extracted.q):
         message = f"Task `{extracted.task}` has no linear layer, the only one that target `{target.name}` keeps in int8. Export for `gpu_torch`."
@@ -77,7 +65,7 @@ def export(
     notes = [f"{len(extracted.q) - len(stays_float)} linear layer(s) hold the store's int8 integers and one scale per output; inputs are float32."]
     if stays_float:
         notes.append(f"Float32, scale * q: {', '.join(stays_float)}.")
-    return program.write(reference, extracted, out_dir, example_input=example_input, unit_masks=unit_masks, notes=tuple(notes))
+    return program.write(request, out_dir, reference, notes=tuple(notes))
 
 
 def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:

@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from tsn_toolkit.contracts import NormState
 from tsn_toolkit.filling import read_norm, write_norm_
+from tsn_toolkit.parts.layer_inputs import input_rows
+from tsn_toolkit.parts.slots import kept_rows
 
 MAX_ROWS = 40_000
 """Positions that a regression sees; more are thinned out evenly."""
@@ -48,8 +49,8 @@ def reconstruct_(
             _match_norm_(module, name, *_arrivals(small, whole, name, inputs, output=False), slots)
         elif name in free and _lost_inputs(module, whole.get_submodule(name)):
             arrived, wanted = _arrivals(small, whole, name, inputs, output=True)
-            rows = _kept_rows(slots[f"{name}.weight"], whole.get_submodule(name).weight)
-            _regress_(module, arrived, wanted.index_select(1, rows), ridge)
+            rows = kept_rows(slots[f"{name}.weight"], whole.get_submodule(name).weight.shape)
+            _regress_(module, arrived, wanted.index_select(_channel_axis(module), rows), ridge)
 
 
 def _lost_inputs(module: nn.Module, whole: nn.Module) -> bool:
@@ -59,19 +60,18 @@ def _lost_inputs(module: nn.Module, whole: nn.Module) -> bool:
     return module.weight.shape[1] < whole.weight.shape[1]
 
 
-def _kept_rows(slots: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    return slots.flatten(1)[:, 0] // full[0].numel()
+def _channel_axis(module: nn.Conv2d | nn.Linear) -> int:
+    """Of what the module gives."""
+    return -1 if isinstance(module, nn.Linear) else 1
 
 
 @torch.no_grad()
 def _regress_(module: nn.Conv2d | nn.Linear, arrived: torch.Tensor, wanted: torch.Tensor, ridge: float) -> None:
-    """New weights for a layer: arrived (n, in, ...) -> wanted (n, out, ...); both are centred, since a norm or bias carries the mean."""
-    if isinstance(module, nn.Conv2d):
-        padding = module.padding if isinstance(module.padding, tuple) else 0
-        patches = functional.unfold(arrived, module.kernel_size, dilation=module.dilation, padding=padding, stride=module.stride)
-        design, target = patches.transpose(1, 2).flatten(0, 1), wanted.flatten(2).transpose(1, 2).flatten(0, 1)
-    else:
-        design, target = arrived.flatten(0, -2), wanted.flatten(0, -2)
+    """New weights for a layer, so that what arrived (n, in, ...) gives what is wanted (n, out, ...); of a linear layer (..., in) and (..., out).
+
+    Both are centred, since a norm or bias carries the mean.
+    """
+    design, target = input_rows(module, arrived)[0], wanted.movedim(_channel_axis(module), -1).flatten(0, -2)
     step = max(1, len(design) // MAX_ROWS)
     design, target = design[::step], target[::step]
     mean_in, mean_out = design.mean(0), target.mean(0)

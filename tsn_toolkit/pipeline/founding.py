@@ -33,7 +33,8 @@ from tsn_toolkit.workshop import Workshop, make_workshop
 
 def strategy_config(name: str) -> type:
     """Options model of a strategy."""
-    return registry.load("tsn_toolkit.strategies", name).Config
+    config: type = registry.load("tsn_toolkit.strategies", name).Config
+    return config
 
 
 def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: Hooks) -> Store:

@@ -10,6 +10,7 @@ from tsn_toolkit import registry
 from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.errors import RecipeError
+from tsn_toolkit.filling import Filling
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
 from tsn_toolkit.pipeline.hooks import Hooks
@@ -55,10 +56,11 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
 def task_context(recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks) -> TaskContext:
     """What a strategy is given."""
     parent = choose_parent(recipe, store, shop, data, hooks)
-    start, classes, revision = None, (), None
+    start: Filling | None = None
+    classes: tuple[int, ...] = ()
     if parent != TRUNK:
-        start, revision = store.weights(parent), store.revision(parent)
-        classes = start.classes
+        start = learned = store.weights(parent)
+        classes = learned.classes
     elif store.trunk().kind == "checkpoint":
         start = trunk_weights(store.trunk())
         classes = tuple(range(len(start.head.codes)))
@@ -98,7 +100,7 @@ def task_context(recipe: Recipe, store: Store, shop: Workshop, plan: Compression
         post_training=PostTraining(**recipe.post_training.model_dump()),
         progress=hooks.progress,
         note=hooks.say,
-        revision=revision,
+        revision=None if parent == TRUNK else store.revision(parent),
         earlier=lambda: tuple(load_task(recipe, earlier) for earlier in range(index)),
         keep=None if hooks.keep is None else partial(hooks.keep, data.name),
     )

@@ -103,7 +103,7 @@ def _budgeted(recipe: Recipe, subject: PlanSubject, train: Split, say: Callable[
     x, y = evenly((train.x, train.y), SCORED_EXAMPLES)
     x = normalise(x, section.mean, section.std)
     criterion = registry.load("tsn_toolkit.importance", recipe.plan.importance)
-    batches = list(zip(x.split(SCORING_BATCH), y.split(SCORING_BATCH), strict=True))
+    batches = list(zip(torch.split(x, SCORING_BATCH), torch.split(y, SCORING_BATCH), strict=True))
     scores = criterion.score(subject.model, subject.graph, batches, functional.cross_entropy)
     return plan_over_trunk(replace(subject, unit_scores=scores), partial(mended, subject.model, subject.graph, x[:MENDED_ON]), say=say)
 

@@ -55,7 +55,7 @@ def _owned_layers(context: TaskContext, by_encoding: bool) -> Iterator[str]:
         if not by_encoding:
             owned = not present.any()
         elif layer.encoding == "codes":  # learned densities may leave a layer nothing of its own
-            replaced = layer.name in changed or present.all()
+            replaced = layer.name in changed or bool(present.all())
             owned = not present.any() or (replaced and context.plan.density_by_layer != "learned")
         else:
             owned = layer.encoding == "planes"

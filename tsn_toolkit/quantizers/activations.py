@@ -51,6 +51,26 @@ class IntegerModel(nn.Module):
         self.output_step: float | None = None
         self.blocks: dict[str, int] = {}
 
+    def exported(self, layer: str, stored: NDArray[np.int8], *, negated: bool = True) -> NDArray[np.int8]:
+        """The integers that an artefact must hold for a layer: the store's, with the listed signs, and the listed channels as rounded anew.
+
+        Args:
+            layer: its name.
+            stored: the store's integers, shape of the weight.
+            negated: False for a form that keeps the store's sign of every channel and a signed factor beside it.
+        """
+        expected, flipped, changed = stored.copy(), list(self.negated[layer]), list(self.requantized[layer])
+        expected[flipped] *= -1
+        expected[changed] = self.codes[layer][changed]
+        if not negated:
+            expected[flipped] *= -1
+        return expected
+
+    def listed_channels(self) -> dict[str, dict[str, list[int]]]:
+        """What a manifest says of channels that differ from the store's integers: kind -> layer -> channels."""
+        kinds = {"negated_channels": self.negated, "requantized_channels": self.requantized}
+        return {kind: {name: list(rows) for name, rows in layers.items() if rows} for kind, layers in kinds.items()}
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of x as the integer arithmetic gives them, dequantized to float32."""
         return self.module(x)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from tsn_toolkit.contracts import LayerCodes, LayerPlanes, Revision, Split, TaskData, TaskResult, TaskWeights
+from tsn_toolkit.contracts import LayerCodes, LayerPlanes, Revision, TaskData, TaskResult, TaskWeights
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.filling import fill_, write_weight_
 from tsn_toolkit.model_loading import set_head
@@ -109,8 +109,7 @@ def start_revision(context: TaskContext, options: RevisionOptions) -> SharedNetw
 
 def as_logits(data: TaskData, head: HeadRows) -> TaskData:
     """The task with its labels as logits of the shared head."""
-    splits = {name: Split(split.x, head.labels(data.name, split.y)) for name, split in vars(data).items() if isinstance(split, Split)}
-    return replace(data, classes=head.classes, **splits)
+    return data.relabelled(head.classes, lambda labels: head.labels(data.name, labels))
 
 
 def train_shared_(

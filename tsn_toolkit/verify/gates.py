@@ -89,7 +89,7 @@ def _without_a_run(
 
 def _store_outputs(extracted: ExtractedModel, x: torch.Tensor) -> NDArray[np.float32]:
     with torch.no_grad():
-        return torch.cat([extracted.model(chunk) for chunk in x.split(100)]).numpy()
+        return torch.cat([extracted.model(chunk) for chunk in torch.split(x, 100)]).numpy()
 
 
 def _with_weights_checked(parity: Parity, runtime: Runtime, model: Path, extracted: ExtractedModel, reference: nn.Module) -> Parity:

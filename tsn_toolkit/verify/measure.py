@@ -69,4 +69,5 @@ def measure_in_fresh_process(path: Path, *, data_paths: Mapping[str, str] | None
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise StoreError(f"measuring {path} in a fresh process failed: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured

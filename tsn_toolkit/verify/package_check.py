@@ -68,7 +68,7 @@ def verify_package(folder: Path) -> PackageCheck:
     got = answers(folder / manifest["model_file"], x, runtime=target["runtime"], options=options)
     steps = output_steps(got.y, nearest_reference(got.y, expected, manifest["output_step"]), manifest["output_step"])
     allowed = target["gates"]["output_steps"]
-    failures = ()
+    failures: tuple[str, ...] = ()
     if not steps <= allowed:
         difference = f"the artefact differs from the recorded outputs by {steps:.3g} output steps; allowed are {allowed:g}"
         failures = (f"Gate (a): {difference}. Export the task again.",)

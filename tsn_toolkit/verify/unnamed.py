@@ -125,7 +125,7 @@ def measure_unnamed(
         recipe, index = recipe_of_task(store, name)
         test = load_task(recipe, index).test
         right, right_told, found = 0, 0, Counter[str]()
-        for x, y in zip(test.x.split(settings.batch), test.y.split(settings.batch), strict=True):
+        for x, y in zip(torch.split(test.x, settings.batch), torch.split(test.y, settings.batch), strict=True):
             inputs = candidates.normalised(x)
             guess = candidates.find(inputs, rule)
             wanted = torch.tensor(candidates.classes[number])[y]

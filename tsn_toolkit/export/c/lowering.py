@@ -9,7 +9,6 @@ the store share its bytes here as well.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -23,11 +22,10 @@ from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.c.fixed_point import fixed_point
 from tsn_toolkit.export.c.geometry import average_window, layer_window, max_window, output_shape
 from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Tensor
-from tsn_toolkit.export.integer_interpreter import JOINS
+from tsn_toolkit.export.integer_interpreter import ADDITIONS, JOINS
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 
-_ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
 _RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 _MAX_ACCUMULATOR = 2**31 - 1
@@ -168,7 +166,7 @@ class _Lowering:
         return _Pending(shape, shape, finish)
 
     def _function(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
-        if target in _ADDITIONS and len(args) == 2 and not kwargs:
+        if target in ADDITIONS and len(args) == 2 and not kwargs:
             return _added(name, _require_tensor(name, args[0]), _require_tensor(name, args[1]))
         if target in JOINS:
             return self._concatenated(name, *args, **kwargs)

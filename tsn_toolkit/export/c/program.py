@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.artefact import write_atomically
 from tsn_toolkit.export.c.arena import Arena
 from tsn_toolkit.export.c.constants import Constants
 from tsn_toolkit.export.c.layer_weights import LayerWeights, own_weights
 from tsn_toolkit.export.c.operations import Convolution, IntegerProgram
 from tsn_toolkit.export.c.task_text import TaskText, identifier
 from tsn_toolkit.export.c.templates import fill, read
+from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Toolchain
 
 Weights = Mapping[str, LayerWeights]
@@ -100,7 +100,7 @@ def weights_of(program: IntegerProgram) -> dict[str, LayerWeights]:
 def write_program(program: CProgram, folder: Path) -> None:
     """Write the files of a program into an existing folder."""
     for name, text in program.files.items():
-        write_atomically(folder / name, text.encode())
+        write_bytes(folder / name, text.encode())
 
 
 def _header(texts: Mapping[str, TaskText], ram: int) -> str:
