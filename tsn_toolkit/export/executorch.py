@@ -80,11 +80,8 @@ def export(
         TargetError: ExecuTorch is missing or too old.
         ExportError: the model has no int8 form, or the file's weights are not the store's integers.
     """
-    require_modules(("executorch", "torchao"), target=target.name, install=target.install)
-    check_version(DISTRIBUTION, target)
-    example = example_input[:1].detach().to(torch.float32)
-    reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
-    content = _lowered(DecomposedGraph(reference).eval(), example)
+    reference, decomposed = _decomposed(extracted, ranges, target, example_input)
+    content = _lowered(decomposed, example_input[:1].detach().to(torch.float32))
     write_atomically(out_dir / MODEL_FILE, content)
     check_weights(out_dir / MODEL_FILE, extracted, reference)
     weights, biases = sum(codes.nbytes for codes in reference.codes.values()), sum(4 * len(codes) for codes in reference.codes.values())
@@ -103,6 +100,26 @@ def export(
             "requantized_channels": {name: list(rows) for name, rows in reference.requantized.items() if rows},
         },
     )
+
+
+def rehearse(extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], target: Target, *, example_input: torch.Tensor) -> None:
+    """What `export` asks before ExecuTorch is called, which takes longest.
+
+    Raises:
+        TargetError, ExportError: as `export`.
+    """
+    _decomposed(extracted, ranges, target, example_input)
+
+
+def _decomposed(
+    extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], target: Target, example_input: torch.Tensor
+) -> tuple[IntegerModel, DecomposedGraph]:
+    """The integer reference and its graph with quantizers as operations."""
+    require_modules(("executorch", "torchao"), target=target.name, install=target.install)
+    check_version(DISTRIBUTION, target)
+    example = example_input[:1].detach().to(torch.float32)
+    reference = build_integer_model(extracted.model, extracted.q, extracted.scale, example, ranges=ranges)
+    return reference, DecomposedGraph(reference).eval()
 
 
 def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerModel) -> None:

@@ -120,6 +120,16 @@ def export(
     )
 
 
+def rehearse(extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], target: Target, *, example_input: torch.Tensor) -> None:
+    """Whether the model has an integer form in C; how much flash and RAM it takes depends on the task.
+
+    Raises:
+        TargetError, ExportError: as `export`.
+    """
+    require_tools(target)
+    lower_task(extracted, ranges, example_input)
+
+
 def lower_task(extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], example_input: torch.Tensor) -> tuple[IntegerModel, IntegerProgram]:
     """The integer reference of a task and its operations.
 

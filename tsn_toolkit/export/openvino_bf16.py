@@ -20,6 +20,7 @@ from tsn_toolkit.export import float_onnx, integer_onnx
 from tsn_toolkit.export import openvino as integer
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.target import Target
 
 MODEL_FILE = integer_onnx.MODEL_FILE
@@ -62,6 +63,9 @@ def export(
     require_modules((*float_onnx.WRITERS, DISTRIBUTION), target=target.name, install=target.install)
     check_version(DISTRIBUTION, target)
     return float_onnx.write(extracted, target, out_dir, example_input=example_input)
+
+
+rehearse = by_exporting(export)
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

@@ -79,6 +79,17 @@ class Runtime(Protocol):
         """
         ...
 
+    def rehearse(self, extracted: ExtractedModel, ranges: Mapping[str, ActivationRange], target: Target, *, example_input: torch.Tensor) -> None:
+        """Raise what `export` is sure to raise of any task of a network, at little cost; see `rehearsal`.
+
+        Args:
+            extracted, ranges, target, example_input: as in `export`; the numbers are no task's.
+
+        Raises:
+            TargetError, ExportError: as in `export`.
+        """
+        ...
+
     def check_weights(self, model: Path, extracted: ExtractedModel, reference: Any) -> None:
         """Compare the weights on disk with the store's.
 

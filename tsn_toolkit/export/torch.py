@@ -28,6 +28,7 @@ from torch import nn
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules, write_atomically
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.target import Target
 
 MODEL_FILE = "model.pt2"
@@ -112,6 +113,9 @@ def write(
         {"torch": importlib.metadata.version("torch")},
         notes=notes,
     )
+
+
+rehearse = by_exporting(export)
 
 
 def check_weights(model: Path, extracted: ExtractedModel, reference: nn.Module) -> None:

@@ -18,6 +18,7 @@ from tsn_toolkit.contracts import ActivationRange, ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import Artefact, check_version, require_modules
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.export.torchao_int8 import with_int8_linear
 from tsn_toolkit.target import Target
 
@@ -78,6 +79,9 @@ def export(
     if stays_float:
         notes.append(f"Float32, scale * q: {', '.join(stays_float)}.")
     return program.write(reference, extracted, out_dir, example_input=example_input, unit_masks=unit_masks, notes=tuple(notes))
+
+
+rehearse = by_exporting(export)
 
 
 def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:
