@@ -129,7 +129,8 @@ def check_logits(model: nn.Module, head_path: str, input_shape: tuple[int, ...])
     Raises:
         ModelError: with another number of outputs in its head it cannot run, or it answers with something else.
     """
-    classes = model.get_submodule(head_path).weight.shape[0] + 1
+    old = dict(model.named_modules()).get(head_path)
+    classes = 1 + (old.weight.shape[0] if isinstance(old, nn.Linear | nn.Conv2d) else 1)
     trained = set_head(copy.deepcopy(model), head_path, classes, generator=torch.Generator().manual_seed(0))
     for training in (False, True):
         trained.train(training)
