@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, spectral_norm
 
 from tsn_toolkit.errors import ModelError
 from tsn_toolkit.filling import check_same_constants, check_storable
@@ -40,6 +41,18 @@ def test_a_layer_that_the_forward_does_not_read_is_refused() -> None:
 
     with pytest.raises(ModelError, match=r"`1.spare.weight` of shape \(2, 2\)"):
         check(nn.Sequential(nn.ReLU(), Spare()), 4)
+
+
+def test_a_weight_that_is_computed_says_how_to_make_it_plain() -> None:
+    parametrized, hooked = (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)) for _ in range(2))
+    parametrizations.weight_norm(parametrized[0])
+    spectral_norm(hooked[0])
+    with pytest.raises(ModelError, match=r"The weight of `0` is computed .* end with torch\.nn\.utils\.parametrize\.remove_parametrizations"):
+        check(parametrized, 4)
+    with pytest.raises(ModelError, match=r"parameter `0\.weight_orig`.*The weight of `0` is computed from this one before each forward"):
+        check(hooked, 4)
+    parametrize.remove_parametrizations(parametrized[0], "weight")
+    check(parametrized, 4)
 
 
 def test_a_checkpoint_that_changes_a_constant_is_refused() -> None:

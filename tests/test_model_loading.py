@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tsn_toolkit.errors import ModelError
-from tsn_toolkit.model_loading import load_checkpoint, load_model, set_head
+from tsn_toolkit.model_loading import check_logits, load_checkpoint, load_model, set_head
 
 NET = """
 import torch
@@ -164,3 +164,44 @@ def test_real_checkpoint_loads_into_our_definition_and_no_other(tsn_data: Path) 
     assert all(torch.equal(model.state_dict()[name], value) for name, value in stored.items())
     with pytest.raises(ModelError, match=r"does not fit the model:\n  \d+ missing: layer1\.3\.conv1\.weight"):
         load_model("tsn_toolkit.models.resnet_cifar:resnet(depth=32)", checkpoint)
+
+
+class Answers(nn.Module):
+    """Two linear layers over the same input; `form` says what the forward makes of them."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.first, self.second = form, nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> object:
+        first, second = self.first(x), self.second(x)
+        if self.form == "sum":
+            return first + second
+        if self.form == "training" and self.training:
+            return first, second
+        return {"tuple": (first, second), "dict": {"logits": first}, "flat": first.sum(1)}.get(self.form, first)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("tuple", "answers with a tuple; a task is trained on one tensor of logits"),
+        ("dict", "answers with a dict"),
+        ("training", r"answers with a tuple.*`first` alone, in training mode too"),
+        ("sum", r"cannot run with a head `first` of 4 outputs.*nothing behind it may count on their number"),
+        ("flat", r"answers 2 examples with shape \(2,\) .* it must be \(2, 4\)"),
+    ],
+)
+def test_what_a_task_cannot_be_trained_on_is_refused(form: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_logits(Answers(form), "first", (4,))
+
+
+def test_checking_logits_changes_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_logits(model, "3", (4,))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()) and model[3].out_features == 3
+    assert model.training

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import parametrize
 
 from tsn_toolkit.contracts import HeadState, ModelGraph, NormState
 from tsn_toolkit.errors import ModelError
@@ -84,8 +85,9 @@ def check_storable(model: nn.Module, graph: ModelGraph) -> None:
             owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
             raise ModelError(
                 f"a store has no place for parameter `{name}` of shape {tuple(parameter.shape)} ({owner}). It holds weights and biases of Conv1d, "
-                "Conv2d and Linear layers that the forward reads, and the vectors of BatchNorm, LayerNorm and GroupNorm. Build the model from these; "
-                "a number that never changes belongs into a buffer."
+                "Conv2d and Linear layers that the forward reads, and the vectors of BatchNorm, LayerNorm and GroupNorm. "
+                + _computed_weight(model, name)
+                + "Build the model from these; a number that never changes belongs into a buffer."
             )
     _check_constants(model, graph)
 
@@ -103,6 +105,20 @@ def check_same_constants(model: nn.Module, pristine: nn.Module) -> None:
                 f"the checkpoint gives buffer `{name}` another value than the factory, and a store keeps no buffers but those of norms. "
                 "Make the factory build the buffer with the trained value."
             )
+
+
+def _computed_weight(model: nn.Module, name: str) -> str:
+    """What to do where parameter `name` is one that a layer's weight is computed from, as in weight and spectral norm; "" where it is not."""
+    layer = name.rpartition(".")[0].partition(".parametrizations")[0]
+    module = model.get_submodule(layer)
+    if parametrize.is_parametrized(module):
+        return (
+            f"The weight of `{layer}` is computed from this one by a parametrization: let the factory end with "
+            "torch.nn.utils.parametrize.remove_parametrizations on it. "
+        )
+    if isinstance(getattr(module, "weight", None), torch.Tensor) and "weight" not in dict(module.named_parameters(recurse=False)):
+        return f"The weight of `{layer}` is computed from this one before each forward: let the factory end with torch's function that removes that. "
+    return ""
 
 
 def _held_parameters(model: nn.Module, graph: ModelGraph) -> set[str]:

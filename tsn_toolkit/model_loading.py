@@ -1,7 +1,8 @@
-"""Models: a factory's nn.Module, optionally filled from a checkpoint, and its classifier replaced."""
+"""Models: a factory's nn.Module, optionally filled from a checkpoint, its classifier replaced, and the check that it answers with its logits."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 from collections.abc import Mapping
@@ -116,6 +117,44 @@ def set_head(model: nn.Module, head_path: str, classes: int, *, generator: torch
     parent_path, _, name = head_path.rpartition(".")
     setattr(model.get_submodule(parent_path), name, fresh)
     return model
+
+
+def check_logits(model: nn.Module, head_path: str, input_shape: tuple[int, ...]) -> None:
+    """Checks that the model answers with one tensor, a logit for each output of its head, in evaluation mode and in training mode.
+
+    Args:
+        model: the pristine module; not changed.
+        head_path: as in `set_head`.
+        input_shape: of one example.
+
+    Raises:
+        ModelError: with another number of outputs in its head it cannot run, or it answers with something else.
+    """
+    old = dict(model.named_modules()).get(head_path)
+    classes = 1 + (old.weight.shape[0] if isinstance(old, nn.Linear | nn.Conv2d) else 1)
+    trained = set_head(copy.deepcopy(model), head_path, classes, generator=torch.Generator().manual_seed(0))
+    for training in (False, True):
+        trained.train(training)
+        mode = f"a head `{head_path}` of {classes} outputs, in {'training' if training else 'evaluation'} mode"
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            try:
+                answer = trained(torch.zeros(2, *input_shape))
+            except Exception as problem:  # whatever the user's forward raises
+                reason = str(problem).strip().splitlines()[0] if str(problem).strip() else "no message"
+                raise ModelError(
+                    f"the model cannot run with {mode}: {type(problem).__name__}: {reason}. Each task has a head with as many outputs as classes, so "
+                    "nothing behind it may count on their number. Set `model.head` to the one classifier, or change the forward."
+                ) from problem
+        if not isinstance(answer, torch.Tensor):
+            raise ModelError(
+                f"the model answers with a {type(answer).__name__}; a task is trained on one tensor of logits, (n, classes). "
+                f"Let the forward return the logits of its head `{head_path}` alone, in training mode too."
+            )
+        if answer.shape != (2, classes):
+            raise ModelError(
+                f"the model answers 2 examples with shape {tuple(answer.shape)} where it has {mode}; it must be (2, {classes}). "
+                "Set `model.head` to the layer that makes the logits, and let the forward return them as (n, classes)."
+            )
 
 
 def _check_digest(path: Path, expected: str) -> None:

@@ -150,13 +150,19 @@ def unknown_operation(proto):
     return f"Hardmax `{node_of(proto, 'Hardmax').name}` is not an operation"
 
 
+def cubic_resize(proto):
+    node_of(proto, "Relu").attribute.append(helper.make_attribute("mode", "cubic"))
+    node_of(proto, "Relu").op_type = "Resize"
+    return f"Resize `{node_of(proto, 'Resize').name}` resizes by cubic"
+
+
 def codes_into_arithmetic(proto):
     node_of(proto, "Relu").input[0] = node_of(proto, "QuantizeLinear").output[0]
     return f"QuantizeLinear `{node_of(proto, 'QuantizeLinear').name}` is read by an operation that is no DequantizeLinear"
 
 
 BREAKS = (shift_zero_point, make_unsigned, negate_scale, scale_per_channel, drop_zero_point, float_input, float_weight, integer_bias)
-BREAKS += (dequantized_bias, weights_by_input, unknown_operation, codes_into_arithmetic)
+BREAKS += (dequantized_bias, weights_by_input, unknown_operation, cubic_resize, codes_into_arithmetic)
 
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)

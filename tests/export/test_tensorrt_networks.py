@@ -88,3 +88,14 @@ def test_joined_branches_are_quantized_again_on_their_grid(branches):
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in (concat.output[0], head.input[0]))
     joined, read = run(proto, sentences(100, 5), [concat.output[0], head.input[0]])
     assert np.array_equal(joined.reshape(read.shape), read) and len(np.unique(read)) > 10
+
+
+def test_activations_that_stay_in_float_are_operations_of_the_parser(tmp_path):
+    """LeakyReLU, ELU, hard swish and upsampling break no rule: TensorRT's parser has them."""
+    layers = (torch.nn.LeakyReLU(0.1), torch.nn.ELU(), torch.nn.Hardswish(), torch.nn.Upsample(scale_factor=2))
+    blocks = [block for layer in layers for block in (torch.nn.Conv2d(3, 3, 3, padding=1), layer)]
+    model = torch.nn.Sequential(*blocks, torch.nn.Conv2d(3, 4, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    package, _ = made(model, models.inputs(8), tmp_path / "package")
+    operations = {node.op_type for node in onnx.load(package / "model.onnx").graph.node}
+    assert {"LeakyRelu", "Elu", "HardSwish", "Resize"} <= operations
+    assert lint(onnx.load(package / "model.onnx"), opset=17).violations == ()

@@ -66,7 +66,7 @@ IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([nn.Conv2d(3, 4, 3, padding="same"), nn.Flatten(), nn.Linear(256, 2)], "Layer `0` has padding 'same'"),
+        ([nn.Conv2d(3, 4, 4, padding="same"), nn.Flatten(), nn.Linear(256, 2)], "Layer `0` has padding 'same'"),
         ([nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(256, 2)], "Layer `0`.*'reflect'"),
         ([nn.Conv2d(3, 4, 1), nn.MaxPool2d(3, ceil_mode=True), nn.Flatten(), nn.Linear(36, 2)], "Max pooling `1`"),
         ([nn.Conv2d(3, 4, 1), nn.AvgPool2d(2, padding=1, count_include_pad=False), nn.Flatten(), nn.Linear(100, 2)], "Average pooling `1`"),

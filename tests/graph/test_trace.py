@@ -236,3 +236,13 @@ def test_fingerprint_depends_on_structure_only():
     model.fc2 = nn.Linear(12, 6)
     assert fingerprint(model) != before
     assert fingerprint(nn.Sequential(nn.ReLU())) != fingerprint(nn.Sequential(nn.GELU()))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_a_model_without_copies_names_the_layer():
+    """torch.nn.utils.weight_norm keeps the product as an attribute, which cannot be copied."""
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), torch.nn.utils.weight_norm(nn.Linear(6, 2)))
+    with pytest.raises(GraphError, match=r"Layer `2` \(Linear\) keeps a computed tensor, `weight`.*remove_weight_norm"):
+        trace(model, torch.zeros(1, 6))
+    torch.nn.utils.remove_weight_norm(model[2])
+    assert trace(model, torch.zeros(1, 6)).head == "2"

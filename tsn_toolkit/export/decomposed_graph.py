@@ -19,7 +19,8 @@ from torch import nn
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.integer_interpreter import JOINS, PRESERVING, RESHAPES, arguments
 from tsn_toolkit.quantizers.activations import IntegerModel
-from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
+from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, rectifies
+from tsn_toolkit.quantizers.plain_calls import parted, sliced
 
 _POOLING_1D = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 
@@ -34,9 +35,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Value:
-    """A float tensor and the grid that all its numbers lie on, None where there is none."""
+    """A float tensor, or several that another was taken apart into, and the grid that all its numbers lie on, None where there is none."""
 
-    tensor: torch.Tensor
+    tensor: Any
     grid: Grid | None = None
 
 
@@ -58,8 +59,10 @@ class DecomposedGraph(nn.Module):
         # One module may stand in the graph under several names, so that quantizers and layers are known by identity.
         self._plain = {node.target: reference.module.get_submodule(node.target) for node in self._graph.nodes if node.op == "call_module"}
         grids = {id(reference.module.get_submodule(name)): _grid(proxy) for name, proxy in activation_proxies(reference.module).items()}
+        rectifying = {id(reference.module.get_submodule(name)) for name, proxy in activation_proxies(reference.module).items() if rectifies(proxy)}
         layers = {id(reference.module.get_submodule(name)): name for name in reference.codes}
         self._grids = {name: grids[id(module)] for name, module in self._plain.items() if id(module) in grids}
+        self._rectifying = {name for name, module in self._plain.items() if id(module) in rectifying}
         self._layers = {name: layers[id(module)].replace(".", "_") for name, module in self._plain.items() if id(module) in layers}
         for name, codes in reference.codes.items():
             layer, prefix = reference.module.get_submodule(name), name.replace(".", "_")
@@ -82,7 +85,9 @@ class DecomposedGraph(nn.Module):
         args, kwargs = arguments(node, values)
         plain = [_plain(arg) for arg in args]
         if node.op == "call_module" and node.target in self._grids:
-            return _quantized(plain[0], self._grids[node.target])
+            grid = self._grids[node.target]
+            below_zero = node.target in self._rectifying and grid.zero_point == 0  # elsewhere the lowest code is 0
+            return _quantized(torch.relu(plain[0]) if below_zero else plain[0], grid)
         if node.op == "call_module" and node.target in self._layers:
             return _Value(self._layer(self._plain[node.target], self._layers[node.target], plain[0]))
         module = self._plain[node.target] if node.op == "call_module" else None
@@ -92,6 +97,9 @@ class DecomposedGraph(nn.Module):
         if node.target in JOINS:
             grids = {part.grid for part in args[0]}
             return _quantized(result, grids.pop() if len(grids) == 1 else None)
+        if node.target in (sliced, parted):
+            grid = next(arg.grid for arg in args if isinstance(arg, _Value))
+            return _Value(result, grid) if isinstance(result, tuple) else _quantized(result, grid)
         if node.target in RESHAPES or isinstance(module, nn.Flatten):
             result = plain[0].view(-1, *result.shape[1:])  # XNNPACK takes a reshape with one size left open, not one that asks for the batch
         elif not isinstance(module, PRESERVING):

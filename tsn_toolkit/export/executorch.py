@@ -72,9 +72,8 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
         TargetError: ExecuTorch is missing or too old.
         ExportError: the model has no int8 form, or the file's weights are not the store's integers.
     """
-    require_export(request.target, DISTRIBUTION, ("torchao",))
-    reference = request.integer_model()
-    content = _lowered(DecomposedGraph(reference).eval(), request.example)
+    reference, decomposed = _decomposed(request)
+    content = _lowered(decomposed, request.example)
     write_bytes(out_dir / MODEL_FILE, content)
     check_weights(out_dir / MODEL_FILE, request.extracted, reference)
     weights, biases = sum(codes.nbytes for codes in reference.codes.values()), sum(4 * len(codes) for codes in reference.codes.values())
@@ -90,6 +89,22 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
         notes=(*reference.notes, f"Batches up to {LARGEST_BATCH}. Run on the processor that exported it; aarch64 was not at hand."),
         channels=reference.listed_channels(),
     )
+
+
+def rehearse(request: ExportRequest) -> None:
+    """What `export` asks before ExecuTorch is called, which takes longest.
+
+    Raises:
+        TargetError, ExportError: as `export`.
+    """
+    _decomposed(request)
+
+
+def _decomposed(request: ExportRequest) -> tuple[IntegerModel, DecomposedGraph]:
+    """The integer reference and its graph with quantizers as operations."""
+    require_export(request.target, DISTRIBUTION, ("torchao",))
+    reference = request.integer_model()
+    return reference, DecomposedGraph(reference).eval()
 
 
 def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerModel) -> None:

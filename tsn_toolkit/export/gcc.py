@@ -112,6 +112,16 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
     )
 
 
+def rehearse(request: ExportRequest) -> None:
+    """Whether the model has an integer form in C; how much flash and RAM it takes depends on the task.
+
+    Raises:
+        TargetError, ExportError: as `export`.
+    """
+    require_tools(request.target)
+    lower_task(request)
+
+
 def lower_task(request: ExportRequest) -> tuple[IntegerModel, IntegerProgram]:
     """The integer reference of a task and its operations.
 

@@ -1,9 +1,11 @@
 """Integer graphs, executed on integers: what the references of all integer runtimes have in common.
 
 A Brevitas graph is run node by node on the store's integers. Convolutions and matrix products give exact int32 accumulators, quantizers round them
-(half to even) into codes with scales in float32; a ReLU is the clip of its quantizer. A runtime's own `Interpreter` says what it computes otherwise,
-above all how two codes are added and rounded again. Accumulators are computed by floating-point convolution of integers, which is exact while every
-partial sum is below the mantissa: float32 where the layer's bound allows it, else float64.
+(half to even) into codes with scales in float32; a ReLU is the clip at 0 where its quantizer rounds. An operation without an integer rule is computed
+on the real values. A runtime's own `Interpreter` says what it computes otherwise, above all how two codes are added and rounded again.
+
+Accumulators are computed by floating-point convolution of integers, which is exact while every partial sum is below the mantissa: float32 where the
+layer's bound allows it, else float64.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.quantizers.activations import IntegerModel
-from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
+from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, rectifies
+from tsn_toolkit.quantizers.plain_calls import parted, sliced
 
 _EXACT_FLOAT32 = 2**24
 ADDITIONS = (torch.add, operator.add, operator.iadd, "add", "add_")
-RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "flatten", "view", "reshape", "squeeze", "unsqueeze")
 JOINS = (torch.cat, torch.concat, torch.concatenate)
-PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
+PRESERVING = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.ZeroPad1d, nn.ZeroPad2d, nn.Flatten, nn.Identity, nn.Dropout)
 _AVERAGING = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 
 Admissible = Callable[[nn.Module, torch.Tensor], Iterator[tuple[NDArray[np.float32], str]]]
@@ -73,13 +76,13 @@ def interpret(interpreter: Interpreter, x: torch.Tensor, *, batch_size: int = 10
         batch_size: examples per pass; has no influence on the result.
 
     Returns:
-        (outputs, kind): float32 outputs (n, ...) and `integer`, or `simulated` where the model holds an operation without an integer rule and
-        Brevitas' float simulation had to be used.
+        (outputs, kind): float32 outputs (n, ...) and `integer`, or `simulated` where the model holds an operation without an integer rule: it is
+        computed on the real values, or, where a layer reads what is not quantized, all is by Brevitas' float simulation.
     """
     chunks = x.split(batch_size)
     with torch.no_grad():
         try:
-            return torch.cat([interpreter.run(chunk) for chunk in chunks]), "integer"
+            return torch.cat([interpreter.run(chunk) for chunk in chunks]), "simulated" if interpreter.simulated else "integer"
         except Unknown:
             return torch.cat([interpreter.reference(chunk) for chunk in chunks]).detach(), "simulated"
 
@@ -105,6 +108,7 @@ class Interpreter:
 
     def __init__(self, reference: IntegerModel) -> None:
         self.reference = reference
+        self.simulated = False
         self.proxies = activation_proxies(reference.module) if reference.mode == "graph" else {}
         self.owners = {id(reference.module.get_submodule(name)): proxy for name, proxy in self.proxies.items()}
 
@@ -166,21 +170,38 @@ class Interpreter:
         if id(module) in self.owners:
             return self._quantize(args[0], self.owners[id(module)])
         value = args[0]
-        if not isinstance(value, Codes) or value.accumulator:
-            raise Unknown(name)
+        rounded = isinstance(value, Codes) and not value.accumulator
         if name in self.reference.codes:
+            if not rounded:
+                raise Unknown(name)
             return self.accumulate(module, value)
-        if isinstance(module, PRESERVING):
+        if rounded and isinstance(module, PRESERVING):
             return Codes(module(value.value), value.scale, value.signed)
-        if isinstance(module, _AVERAGING):
+        if rounded and isinstance(module, _AVERAGING):
             return module(value.value.to(torch.float32) * value.scale)
-        raise Unknown(name)
+        return self._in_floats(module, args, {})
+
+    def _in_floats(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """What an operation without an integer rule makes of the real values, as runtimes compute it."""
+        self.simulated = True
+        return function(*(_real(arg) for arg in args), **{name: _real(arg) for name, arg in kwargs.items()})
 
     def _function(self, node: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         target = node.target
         if target in ADDITIONS:
             if len(args) == 2 and all(isinstance(arg, Codes) and not arg.accumulator for arg in args) and not kwargs:
                 return self.operands(node, args[0], args[1])
+        elif target is sliced and isinstance(args[0], tuple):
+            return args[0][args[1]]
+        elif target in (sliced, parted):
+            value = args[0] if target is sliced else args[1]
+            if isinstance(value, Codes) and not value.accumulator:
+                parts = target(*(arg.value if arg is value else arg for arg in args), **kwargs)
+                codes = [Codes(part, value.scale, value.signed) for part in (parts if isinstance(parts, tuple) else (parts,))]
+                return tuple(codes) if isinstance(parts, tuple) else codes[0]
+        elif target is F.pad:
+            if isinstance(args[0], Codes) and not args[0].accumulator and pads_zeros(*args[2:], **kwargs):
+                return Codes(F.pad(args[0].value, *args[1:], **kwargs), args[0].scale, args[0].signed)
         elif target in JOINS:
             parts = args[0]
             rounded = all(isinstance(part, Codes) and not part.accumulator for part in parts)
@@ -191,11 +212,14 @@ class Interpreter:
                 return _reshape(args[0], target, args[1:], kwargs)
             if isinstance(args[0], Codes) and args[0].scale.numel() == 1:
                 return Codes(_reshape(args[0].value, target, args[1:], kwargs), args[0].scale, args[0].signed)
-        raise Unknown(str(target))
+        if isinstance(target, str):
+            return self._in_floats(getattr(torch.Tensor, target), args, kwargs)
+        return self._in_floats(target, args, kwargs)
 
     def _quantize(self, value: Any, proxy: nn.Module) -> Codes:
         """Codes of one activation quantizer from floats, accumulators, codes of another scale, or a sum of codes."""
         step, zero, low, high = self.grid(proxy)
+        low = max(low, 0.0) if rectifies(proxy) else low
         signed = bool(proxy.is_signed)
         unrounded = None
         if isinstance(value, Sum):
@@ -210,6 +234,11 @@ class Interpreter:
         return Codes(codes.clamp(low, high).to(torch.float32), step, signed, unrounded=unrounded)
 
 
+def pads_zeros(mode: str = "constant", value: float | None = None, *, pad: Any = None) -> bool:
+    """Whether a call of `pad` puts zeros around, by its arguments behind the tensor."""
+    return mode == "constant" and not value
+
+
 def arguments(node: Any, values: Mapping[Any, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Arguments of a graph's node by position and by name, with what was computed in place of nodes; the tensors of a join come by position."""
     by_position, by_name = list(node.args), dict(node.kwargs)
@@ -222,6 +251,15 @@ def _resolved(argument: Any, values: Mapping[Any, Any]) -> Any:
     if isinstance(argument, list | tuple):
         return [_resolved(part, values) for part in argument]
     return values.get(argument, argument) if isinstance(argument, Hashable) else argument
+
+
+def _real(value: Any) -> Any:
+    """Real numbers in place of codes, also of those in a list."""
+    if isinstance(value, Codes):
+        return (value.value * value.scale).to(torch.float32)
+    if isinstance(value, Sum):
+        return _real(value.first) + _real(value.second)
+    return type(value)(map(_real, value)) if isinstance(value, list | tuple) and not isinstance(value, torch.Size) else value
 
 
 def _reshape(value: torch.Tensor, target: Any, args: list[Any], kwargs: dict[str, Any]) -> torch.Tensor:

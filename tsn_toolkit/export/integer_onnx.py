@@ -10,7 +10,8 @@ import importlib.metadata
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tsn_toolkit.export.int4_onnx import unpacked
 from tsn_toolkit.export.qdq_graph import (
     fold_constant_clips_,
     move_dequantize_below_reshape_,
-    quantize_concats_,
+    quantize_moved_,
     shift_signed_activations_,
     unshare_parameters_,
 )
@@ -66,7 +67,7 @@ def write(request: ExportRequest, out_dir: Path, *, adapt_: Callable[[Any, Integ
     reference = request.integer_model()
     proto = _to_onnx(reference, request.example, opset)
     fold_constant_clips_(proto)
-    quantize_concats_(proto)
+    quantize_moved_(proto)
     move_dequantize_below_reshape_(proto)
     unshare_parameters_(proto)
     _name_weights_(proto, reference, _execution_order(reference, request.example))
@@ -124,7 +125,7 @@ def write_proto(proto: Any, target: Target, out_dir: Path) -> bytes:
 def onnx_bytes(model: nn.Module, example: torch.Tensor, opset: int, **more: Any) -> bytes:
     """A module in evaluation mode as an ONNX file with a free batch; `more` are further keywords of `torch.onnx.export`, which raises many kinds."""
     buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _without_torchs_log():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (example,), buffer, **_export_settings(opset), **more)
     return buffer.getvalue()
@@ -170,6 +171,17 @@ def check_target(extracted: ExtractedModel, target: Target) -> int:
     return target.opset
 
 
+@contextmanager
+def _without_torchs_log() -> Iterator[None]:
+    """Inside, torch does not print the graph of a model that it cannot write to stdout, which belongs to a command's JSON."""
+    log = getattr(torch._C, "_jit_onnx_log", None)
+    torch._C._jit_onnx_log = lambda *parts: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log  # type: ignore[attr-defined]
+
+
 def _export_settings(opset: int) -> dict[str, Any]:
     """Keywords of `torch.onnx.export` for a model with one input, one output and a free batch."""
     return {
@@ -187,14 +199,15 @@ def _to_onnx(reference: IntegerModel, example: torch.Tensor, opset: int) -> Any:
     from brevitas.export import export_onnx_qcdq
 
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _without_torchs_log():
             warnings.simplefilter("ignore")
             with tempfile.TemporaryDirectory() as folder:  # Brevitas returns the model only through a file
                 path = Path(folder) / MODEL_FILE
                 export_onnx_qcdq(reference.module, args=example, export_path=str(path), **_export_settings(opset))
                 return onnx.load(str(path))
     except Exception as error:  # torch, Brevitas and onnx each raise their own kinds
-        raise ExportError(f"The integer model cannot be written as ONNX: {type(error).__name__}: {error}") from error
+        reason = str(error).strip().partition("\n")[0].partition("  [Caused by")[0]
+        raise ExportError(f"The integer model cannot be written as ONNX: {type(error).__name__}: {reason}") from error
 
 
 def _execution_order(reference: IntegerModel, example: torch.Tensor) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tsn_toolkit.errors import GateError
+from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export import integer_onnx
 from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.child import profile
@@ -21,6 +21,7 @@ from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.onnxruntime_arithmetic import ORDERS, OnnxRuntimeArithmetic
 from tsn_toolkit.export.processor import INT8_DOT_FLAGS, session_entries
 from tsn_toolkit.export.qdq_graph import shift_signed_activations_
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.quantizers.activations import IntegerModel
 
@@ -76,11 +77,25 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
     require_export(request.target, DISTRIBUTION, integer_onnx.WRITERS)
 
     def adapt_(proto: Any, reference: IntegerModel) -> None:
+        _refuse_ceilings(proto)
         shift_signed_activations_(proto)
         reference.blocks = int4_layers(request.extracted, reference, request.target)
         narrow_linear_layers_(proto, reference, reference.blocks)
 
     return integer_onnx.write(request, out_dir, adapt_=adapt_)
+
+
+rehearse = by_exporting(export)
+
+
+def _refuse_ceilings(proto: Any) -> None:
+    """The integer kernel of an average counts the cells that a window has beyond its input, and torch does not."""
+    for node in proto.graph.node:
+        if node.op_type == "AveragePool" and any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute):
+            raise ExportError(
+                f"Average pooling `{node.name}` rounds its output size up, and ONNX Runtime's integer kernel divides the last window otherwise than "
+                "torch. Set ceil_mode=False, or choose sizes that its windows fit."
+            )
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

@@ -22,12 +22,14 @@ from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.integer_share import IntegerShare, layer_of
 from tsn_toolkit.export.openvino_arithmetic import FUSIONS, OpenVinoArithmetic
 from tsn_toolkit.export.processor import session_entries
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = "openvino"
 REQUIREMENTS = ("openvino",)
 export = integer_onnx.export
+rehearse = by_exporting(export)
 check_weights = integer_onnx.check_weights
 export_dense_fp32 = integer_onnx.export_dense_fp32
 admissible_outputs = admissible_by(*(partial(OpenVinoArithmetic, fusion=fusion) for fusion in FUSIONS))

@@ -15,6 +15,7 @@ from tsn_toolkit.export import float_onnx, integer_onnx
 from tsn_toolkit.export import openvino as integer
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
+from tsn_toolkit.export.rehearsal import by_exporting
 
 MODEL_FILE = integer_onnx.MODEL_FILE
 DISTRIBUTION = integer.DISTRIBUTION
@@ -47,6 +48,9 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
     """
     require_export(request.target, DISTRIBUTION, float_onnx.WRITERS)
     return float_onnx.write(request, out_dir)
+
+
+rehearse = by_exporting(export)
 
 
 def session_options(without_vnni: Mapping[str, str]) -> dict[str, str]:

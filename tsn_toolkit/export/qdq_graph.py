@@ -5,7 +5,7 @@ Each function changes the ModelProto it is given in place. None of them touches 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from tsn_toolkit.errors import ExportError
 
 _RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+MOVING = ("Concat", "Slice", "Split", "Pad", "Resize", "DepthToSpace", "Transpose")
+"""Operations, besides reshapes and maxima, that make no number that was not there."""
 
 
 def _constants(proto: Any) -> dict[str, np.ndarray]:
@@ -48,27 +50,49 @@ def fold_constant_clips_(proto: Any) -> None:
         proto.graph.initializer.remove(tensor)
 
 
-def quantize_concats_(proto: Any) -> None:
-    """Quantize a Concat of equally quantized tensors again, by their own scale: the operation behind it then sees a quantized input.
+def quantize_moved_(proto: Any, operations: Collection[str] = MOVING) -> None:
+    """Quantize what only moves numbers of equally quantized tensors again, by their own scale: the operation behind it then sees a quantized input.
 
     The values are on the grid already, so no number changes; pools and reshapes on the way keep them there.
+
+    Args:
+        proto: the graph.
+        operations: that move numbers; `Pad` counts where it pads with 0, `Resize` where it repeats the nearest.
     """
     from onnx import helper
 
     values = _constants(proto)
     producers = {output: node for node in proto.graph.node for output in node.output}
+    readers = {(name, node.op_type) for node in proto.graph.node for name in node.input}
+    computed = {name for name, operation in readers if operation != "QuantizeLinear"}
     nodes = []
     for node in proto.graph.node:
         nodes.append(node)
-        sources = [_grid_source(name, producers) for name in node.input] if node.op_type == "Concat" else []
-        if not sources or any(source is None or not _same_grid(source, sources[0], values) for source in sources):
+        sources = [_grid_source(name, producers) for name in _moved(node, values)] if node.op_type in operations else []
+        if not sources or any(source is None or source.input[0] in values or not _same_grid(source, sources[0], values) for source in sources):
             continue
-        parameters, floating, name = list(sources[0].input[1:]), node.output[0], f"{node.name or node.output[0]}_quant"
-        node.output[0] = f"{name}_input"
-        nodes.append(helper.make_node("QuantizeLinear", [node.output[0], *parameters], [f"{name}_codes"], f"{name}/QuantizeLinear"))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_codes", *parameters], [floating], f"{name}/DequantizeLinear"))
+        for position, floating in enumerate(node.output):
+            if floating not in computed:  # a quantizer of the model's own follows; ONNX Runtime would merge the two, and change numbers
+                continue
+            parameters, name = list(sources[0].input[1:]), f"{node.name or node.output[0]}_quant{position or ''}"
+            node.output[position] = f"{name}_input"
+            nodes.append(helper.make_node("QuantizeLinear", [node.output[position], *parameters], [f"{name}_codes"], f"{name}/QuantizeLinear"))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_codes", *parameters], [floating], f"{name}/DequantizeLinear"))
+            producers[floating] = nodes[-1]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+
+
+def _moved(node: Any, values: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the tensors whose numbers `node` moves; none where it makes other numbers."""
+    if node.op_type == "Concat":
+        return list(node.input)
+    settings = {attribute.name: attribute.s for attribute in node.attribute}
+    if node.op_type == "Pad" and (settings.get("mode", b"constant") != b"constant" or len(node.input) > 2 and np.any(values.get(node.input[2], 1))):
+        return []
+    if node.op_type == "Resize" and settings.get("mode", b"nearest") != b"nearest":
+        return []
+    return [node.input[0]]
 
 
 def _grid_source(name: str, producers: Mapping[str, Any]) -> Any:

@@ -61,6 +61,17 @@ class Runtime(Protocol):
         """
         ...
 
+    def rehearse(self, request: ExportRequest) -> None:
+        """Raise what `export` is sure to raise of any task of a network, at little cost; see `rehearsal`.
+
+        Args:
+            request: as in `export`; its numbers are no task's.
+
+        Raises:
+            TargetError, ExportError: as in `export`.
+        """
+        ...
+
     def check_weights(self, model: Path, extracted: ExtractedModel, reference: Any) -> None:
         """Compare the weights on disk with the store's.
 

@@ -20,6 +20,8 @@ from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import integer_onnx
 from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.integer_interpreter import admissible_by
+from tsn_toolkit.export.qdq_graph import quantize_moved_, unshare_parameters_
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.export.tensorrt_arithmetic import UNSIGNED_TO_SIGNED, TensorRtArithmetic
 from tsn_toolkit.export.tensorrt_rules import Findings, lint
 from tsn_toolkit.quantizers.activations import IntegerModel
@@ -79,10 +81,13 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
         ExportError: the task has no form in TensorRT: a node breaks one of its rules, and is named.
     """
     require_export(request.target, "" if importlib.util.find_spec(DISTRIBUTION) is None else DISTRIBUTION, integer_onnx.WRITERS)
-    artefact = integer_onnx.write(request, out_dir, adapt_=make_symmetric_)
+    artefact = integer_onnx.write(request, out_dir, adapt_=_adapt_)
     findings = _lint(out_dir / MODEL_FILE, request.target.opset or 0)
     step = artefact.output_step if _signed_output(artefact.reference) else (artefact.output_step or 0.0) * UNSIGNED_TO_SIGNED or None
     return dataclasses.replace(artefact, output_step=step, notes=(*artefact.notes, *findings.advice))
+
+
+rehearse = by_exporting(export)
 
 
 def check_weights(model: Path, extracted: ExtractedModel, reference: IntegerModel) -> None:
@@ -116,6 +121,13 @@ def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:
 def readme_note(manifest: Mapping[str, Any]) -> str:
     """What the linter checked."""
     return "The file keeps TensorRT's rules of explicit quantization: signed symmetric codes, one scale per activation, float biases."
+
+
+def _adapt_(proto: Any, reference: IntegerModel) -> None:
+    """Maxima are rounded on the grid they are on already: a layer behind one reads a quantized input, as the linter asks."""
+    quantize_moved_(proto, ("MaxPool",))
+    unshare_parameters_(proto)
+    make_symmetric_(proto, reference)
 
 
 def make_symmetric_(proto: Any, reference: IntegerModel) -> None:

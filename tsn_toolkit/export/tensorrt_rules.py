@@ -21,8 +21,13 @@ SUPPORTED = frozenset(
     | {"Reshape", "Sigmoid", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Clip", "Constant", "Pad", "Slice", "Split"}
     | {"Cast", "ConstantOfShape", "Div", "Equal", "Erf", "Exp", "Expand", "Gather", "LayerNormalization", "Max", "Min", "Mod", "Neg", "Pow"}
     | {"Range", "ReduceMax", "ReduceSum", "Shape", "Sqrt", "Tanh", "Tile", "Where"}
+    | {"Celu", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "LogSoftmax", "Selu", "Softplus", "Softsign", "ThresholdedRelu"}
+    | {"Abs", "And", "Ceil", "Cos", "CumSum", "DepthToSpace", "Einsum", "Floor", "GlobalMaxPool", "Greater", "GreaterOrEqual"}
+    | {"InstanceNormalization", "Less", "LessOrEqual", "Log", "Not", "Or", "Reciprocal", "ReduceL2", "ReduceMin", "ReduceProd", "Resize", "Round"}
+    | {"Sign", "Sin", "SpaceToDepth", "Sum", "TopK"}
 )
-"""Operations of the parser's table that this toolkit's exporter writes, those of attention among them."""
+"""Operations of the parser's table that this toolkit's exporter writes or torch's writes for what stays in float."""
+RESIZE_MODES = (b"nearest", b"linear")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ def lint(proto: Any, *, opset: int) -> Findings:
     for node in graph.nodes:
         if node.domain not in ("", "ai.onnx") or node.op_type not in SUPPORTED:
             violations.append(f"{_name(node)} is not an operation of TensorRT's ONNX parser")
+        if node.op_type == "Resize":
+            modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+            violations += [
+                f"{_name(node)} resizes by {mode.decode()}; TensorRT does it by nearest or linear" for mode in modes if mode not in RESIZE_MODES
+            ]
         if node.op_type in QUANTIZERS:
             violations += [f"{_name(node)} {problem}" for problem in _quantizer_problems(node, graph)]
         if node.op_type in WEIGHTED and not _multiplies_activations(node, graph):

@@ -28,6 +28,7 @@ from torch import nn
 from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target
 
@@ -95,6 +96,9 @@ def write(request: ExportRequest, out_dir: Path, reference: nn.Module, *, notes:
         {"torch": importlib.metadata.version("torch")},
         notes=notes,
     )
+
+
+rehearse = by_exporting(export)
 
 
 def check_weights(model: Path, extracted: ExtractedModel, reference: nn.Module) -> None:

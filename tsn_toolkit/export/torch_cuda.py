@@ -15,6 +15,7 @@ import torch
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.export.torchao_int8 import with_int8_linear
 
 MODEL_FILE = program.MODEL_FILE
@@ -66,6 +67,9 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
     if stays_float:
         notes.append(f"Float32, scale * q: {', '.join(stays_float)}.")
     return program.write(request, out_dir, reference, notes=tuple(notes))
+
+
+rehearse = by_exporting(export)
 
 
 def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:

@@ -71,7 +71,18 @@ def trace(model: nn.Module, example_inputs: Example, *, head: str | None = None)
 
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares the tensors of `model`."""
+    """A copy in eval mode that shares the tensors of `model`.
+
+    Raises:
+        GraphError: a module keeps a tensor that was computed from parameters; such a module has no copies.
+    """
+    for name, module in model.named_modules():
+        computed = [key for key, value in vars(module).items() if isinstance(value, torch.Tensor) and not value.is_leaf]
+        if computed:
+            raise GraphError(
+                f"Layer `{name}` ({type(module).__name__}) keeps a computed tensor, `{computed[0]}`, so that the model cannot be copied. "
+                "torch.nn.utils.weight_norm does that: let the factory end with torch.nn.utils.remove_weight_norm on the layer."
+            )
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     gradients = {id(tensor.grad): tensor.grad for tensor in tensors.values() if tensor.grad is not None}
     return copy.deepcopy(model, {**tensors, **gradients}).eval()

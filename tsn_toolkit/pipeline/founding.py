@@ -12,10 +12,11 @@ from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.splits import load_task, whole_data
 from tsn_toolkit.errors import ModelError
+from tsn_toolkit.export.rehearsal import check_exportable
 from tsn_toolkit.files import write_text
 from tsn_toolkit.filling import check_same_constants
 from tsn_toolkit.graph.picture import graph_svg
-from tsn_toolkit.model_loading import load_model
+from tsn_toolkit.model_loading import check_logits, load_model
 from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.planning import plan_of_recipe
@@ -38,10 +39,15 @@ def strategy_config(name: str) -> type:
 
 
 def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks: Hooks) -> Store:
-    """Everything before the first task: checkpoint checked, graph traced, plan made, trunk committed."""
+    """Everything before the first task: graph traced, targets asked, plan made, checkpoint checked, trunk committed.
+
+    Raises:
+        ExportError, TargetError: a target cannot take the network.
+    """
     shop = shop_of_recipe(recipe)
     graph = shop.graph
     hooks.say(f"graph: {len(graph.nodes)} operations, {len(graph.layers)} layers, {len(graph.groups)} groups, {graph.macs / 1e6:.2f} M MACs")
+    check_exportable(shop.factory(), graph, targets)
     made = plan_of_recipe(recipe, graph, targets, hooks.say)
     plan = made.plan
     save_plan(plan, folder.plan, measured=made.measured)
@@ -68,9 +74,15 @@ def targets_of(recipe: Recipe) -> list[Target]:
 
 
 def shop_of_recipe(recipe: Recipe) -> Workshop:
-    """The workshop that a recipe describes."""
+    """The workshop that a recipe describes.
+
+    Raises:
+        GraphError, ModelError: as `make_workshop`; or the model does not answer with the logits of its head.
+    """
     shape = tuple(load_task(recipe, 0).train.x.shape[1:])
-    return make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+    shop = make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+    check_logits(shop.factory(), shop.graph.head, shape)
+    return shop
 
 
 def trunk_kind(recipe: Recipe) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tsn_toolkit.data.splits import load_task, task_names
 from tsn_toolkit.errors import RunError
+from tsn_toolkit.export.rehearsal import check_exportable
 from tsn_toolkit.pipeline.commands import export_packages
 from tsn_toolkit.pipeline.founding import found_store, strategy_config, targets_of
 from tsn_toolkit.pipeline.hooks import Hooks, logged
@@ -87,11 +88,13 @@ def add_task(store_path: Path, recipe: Recipe, out: Path | None, hooks: Hooks) -
     if index is None:
         raise RunError(f"{store_path} already holds every task of recipe `{recipe.name}` ({', '.join(sorted(held))}). Name a recipe with a new task.")
     data = load_task(recipe, index)
+    targets = [] if out is None else targets_of(recipe)
+    check_exportable(shop.factory(), shop.graph, targets)
     hooks.say(f"task `{data.name}`: learning")
     learn_and_commit(recipe, store, shop, data, index, hooks)
     store = Store.open(store_path)
     result: dict[str, Any] = {"store": str(store_path), "task": data.name, "marginal_bytes": marginal_bytes(store.entries)[data.name]}
     result["measured"] = hooks.measure(store_path, data_paths=data_path_variables(recipe))["tasks"]
     if out is not None:
-        result["packages"] = export_packages(store, shop, data, recipe, targets_of(recipe), out / data.name, hooks)
+        result["packages"] = export_packages(store, shop, data, recipe, targets, out / data.name, hooks)
     return result

@@ -20,11 +20,16 @@ from torch import fx, nn
 from torch.nn import functional
 
 from tsn_toolkit.errors import ExportError, TargetError
+from tsn_toolkit.quantizers.plain_calls import with_plain_calls_
 
 SUPPORTED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers whose weights can be exported as integers; dimension 0 is the output channel of each."""
 
 _FLOAT_TOLERANCE = 1e-4
+_CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+"""Activations that are the clip of the quantizer behind them. Brevitas has a module for a sigmoid with its quantizer too, which is no clip: it stays
+a module of its own."""
+_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def _quiet() -> Iterator[None]:
 
 def _quantize(model: nn.Module, example: torch.Tensor) -> QuantizedGraph:
     try:
-        module = _graph_mode(model)
+        module = _graph_mode(model, example)
         _check_float(model, module, example)
         return QuantizedGraph(module, "graph", ())
     except Exception as error:  # whatever Brevitas or fx raises on a model they do not know, layerwise may still work
@@ -118,6 +123,11 @@ def levels_of(proxy: nn.Module) -> float:
     """Threshold / step in Brevitas' scaling: 255 for unsigned, 128 for signed activations and for those that share a scale with a signed one."""
     quantizer = proxy.fused_activation_quant_proxy.tensor_quant
     return float(quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()).detach())
+
+
+def rectifies(proxy: nn.Module) -> bool:
+    """Whether the quantizer's module is a ReLU. Its limits say so too, except where the ReLU is joined with signed values and shares their grid."""
+    return isinstance(proxy.fused_activation_quant_proxy.activation_impl, nn.ReLU)
 
 
 def fixed_threshold(proxy: nn.Module) -> float | None:
@@ -176,7 +186,7 @@ def _weight_settings() -> dict[str, Any]:
     return {"weight_quant": StoredScaleWeight, "bias_quant": Int32Bias}
 
 
-def _graph_mode(model: nn.Module) -> nn.Module:
+def _graph_mode(model: nn.Module, example: torch.Tensor) -> nn.Module:
     from brevitas.graph import quantize as rules
 
     settings = _weight_settings()
@@ -184,10 +194,12 @@ def _graph_mode(model: nn.Module) -> nn.Module:
     for kind in SUPPORTED_LAYERS:
         quant_class, defaults = layers[kind]
         layers[kind] = (quant_class, {**defaults, **settings})
-    graph = rules.preprocess_for_quantize(_affine_copy(model), relu6_to_relu=False)
+    activations = {kind: quantizer for kind, quantizer in rules.QUANT_ACT_MAP.items() if kind in _CLIPS}
+    graph = rules.preprocess_for_quantize(_plain_copy(model, example), relu6_to_relu=False)
     _relu_calls_to_modules_(graph)
     with _bounded_residual_loop(graph):
-        quantized = rules.quantize(graph, compute_layer_map=layers).eval()
+        quantized = rules.quantize(graph, compute_layer_map=layers, quant_act_map=activations).eval()
+    with_plain_calls_(quantized)
     quantized.delete_all_unused_submodules()  # Brevitas leaves quantizers behind that it has replaced; they would never see data
     return quantized
 
@@ -221,15 +233,47 @@ def _layerwise_mode(model: nn.Module) -> nn.Module:
     return rules.layerwise_quantize(copy.deepcopy(model), compute_layer_map=layers).eval()
 
 
-def _affine_copy(model: nn.Module) -> nn.Module:
-    """A copy whose batch norms all have a gain and a shift: Brevitas folds no others."""
+def _plain_copy(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A copy that computes the same with fewer forms of layers.
+
+    Batch norms all have a gain and a shift: Brevitas folds no others. Zero padding is in numbers wherever it is symmetric, and a pooling rounds its
+    output size up only where that makes a difference: runtimes have no integer kernels for the rest.
+    """
     clone = copy.deepcopy(model)
+    _without_idle_ceilings_(clone, example)
     for module in clone.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)) and isinstance(module.padding, str) and module.padding_mode == "zeros":
+            both = [dilation * (size - 1) * (module.padding == "same") for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
+            if not any(width % 2 for width in both):
+                module.padding = tuple(width // 2 for width in both)
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and not module.affine:
             module.weight = nn.Parameter(torch.ones(module.num_features))
             module.bias = nn.Parameter(torch.zeros(module.num_features))
             module.affine = True
     return clone
+
+
+def _without_idle_ceilings_(model: nn.Module, example: torch.Tensor) -> None:
+    """Poolings whose windows fit their input round nothing up; `ceil_mode` is cleared there."""
+    pools = [module for module in model.modules() if isinstance(module, _POOLS) and module.ceil_mode]
+    needed: set[nn.Module] = set()
+
+    def look(pool: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+        floored = copy.copy(pool)
+        floored.ceil_mode, floored._forward_hooks = False, {}
+        if not isinstance(output, torch.Tensor) or floored(inputs[0]).shape != output.shape:
+            needed.add(pool)
+
+    handles = [pool.register_forward_hook(look) for pool in pools]
+    try:
+        if pools:
+            with torch.no_grad():
+                model(example[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    for pool in pools:
+        pool.ceil_mode = pool in needed
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tsn_toolkit.export.c.geometry import average_window, layer_window, max_wind
 from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Tensor
 from tsn_toolkit.export.integer_interpreter import ADDITIONS, JOINS
 from tsn_toolkit.quantizers.activations import IntegerModel
-from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
+from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, rectifies
 
 _RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -132,6 +132,10 @@ class _Lowering:
     def _quantized(self, name: str, buffer: str, value: Any, proxy: Any) -> Tensor:
         if not isinstance(value, (Tensor, _Pending)):
             raise ExportError(f"Quantizer `{name}` meets a value that is not an activation. {_SUPPORTED}")
+        if proxy.is_signed and rectifies(proxy):
+            raise ExportError(
+                f"`{name}` is a ReLU that is joined with values below 0, which has no rule in C. Put a ReLU on all that is joined, or on none."
+            )
         tensor = Tensor(buffer, value.shape, step=float(proxy.scale().reshape(())), signed=bool(proxy.is_signed))
         if isinstance(value, Tensor):
             if (value.step, value.signed) == (tensor.step, tensor.signed):

@@ -1,0 +1,77 @@
+"""Whether tasks of a network will have a form in their targets' runtimes, asked of the pristine network before anything is trained.
+
+Operations decide that, and not numbers: the network gets codes of +-1, ranges of one random batch, and goes into each exporter as far as it takes to
+know. What depends on a task's own numbers, such as a device's flash, is left to the export.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tsn_toolkit.contracts import ExtractedModel, ModelGraph
+from tsn_toolkit.errors import ExportError
+from tsn_toolkit.export.artefact import Artefact, ExportRequest
+from tsn_toolkit.export.runtime import load_runtime
+from tsn_toolkit.filling import write_weight_
+from tsn_toolkit.quantizers.ranges import calibrate_ranges
+from tsn_toolkit.target import Target
+
+EXAMPLES = 4
+"""Of the random batch."""
+
+
+def check_exportable(model: nn.Module, graph: ModelGraph, targets: Sequence[Target]) -> None:
+    """Checks that the network can be quantized, which ends the learning of every task, and that each target can take it.
+
+    Args:
+        model: the pristine module; not changed.
+        graph: of that module.
+        targets: that tasks will be exported for.
+
+    Raises:
+        ExportError: the network cannot be quantized, or has no form in a target's runtime.
+        TargetError: a runtime, or a tool that writes for it, is missing or too old.
+    """
+    example = torch.randn(EXAMPLES, *graph.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        task = _with_plain_codes(model, graph)
+        ranges = calibrate_ranges(task.model, task.q, task.scale, [example])
+        for target in targets:
+            runtime = load_runtime(target.runtime, target=target.name)
+            try:
+                runtime.rehearse(ExportRequest(task, ranges, target, example[:1]))
+            except ExportError as error:
+                raise ExportError(
+                    f"Target `{target.name}` cannot take this network, so nothing is trained: {error} "
+                    "Leave the target out of `targets`, or change the network."
+                ) from error
+
+
+def by_exporting(export: Callable[[ExportRequest, Path], Artefact]) -> Callable[[ExportRequest], None]:
+    """The member `rehearse` of a runtime whose export is quick and fails by the network alone."""
+
+    def rehearse(request: ExportRequest) -> None:
+        with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
+            export(request, Path(folder))
+
+    return rehearse
+
+
+def _with_plain_codes(model: nn.Module, graph: ModelGraph) -> ExtractedModel:
+    """The network with weights of one magnitude per output and the signs it has; it counts as smaller, which a plan decides."""
+    plain, q, scale = copy.deepcopy(model).eval(), {}, {}
+    with torch.no_grad():
+        for layer in graph.layers:
+            module = plain.get_submodule(layer.name)
+            weight = module.weight.detach().float().cpu().numpy()
+            q[layer.name] = np.where(weight < 0, -1, 1).astype(np.int8)
+            scale[layer.name] = np.maximum(np.abs(weight).reshape(len(weight), -1).mean(1), np.float32(1e-6)).astype(np.float32)
+            write_weight_(module, q[layer.name], scale[layer.name])
+    return ExtractedModel(task="rehearsal", model=plain, q=q, scale=scale, macs=graph.macs - 1, dense_macs=graph.macs, proof_error=0.0)
