@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
-from tsn_toolkit.errors import StoreError
+from tsn_toolkit.errors import ModelError, StoreError
 from tsn_toolkit.filling import check_storable
 from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.model_loading import load_model
@@ -43,7 +43,7 @@ def make_workshop(factory_text: str, head: str, input_shape: tuple[int, ...], se
 
     Raises:
         GraphError: the module cannot be traced.
-        ModelError: it cannot be made, or holds something that a store cannot hold.
+        ModelError: it cannot be made, holds something that a store cannot hold, or does not answer with logits.
     """
 
     def factory() -> nn.Module:
@@ -51,9 +51,39 @@ def make_workshop(factory_text: str, head: str, input_shape: tuple[int, ...], se
             return load_model(factory_text)
 
     model = factory()
+    _check_parameters(model)
     graph = trace(model, torch.zeros(1, *input_shape), head=None if head == "auto" else head)
     check_storable(model, graph)
+    _check_answer(model, graph)
     return Workshop(factory=factory, graph=graph)
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Every parameter holds float32 numbers: learning, stored scales and exports all do."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ModelError(f"parameter `{name}` belongs to a lazy module and has no shape yet. Give the layer its sizes in the factory.")
+        if parameter.is_meta:
+            raise ModelError(f"parameter `{name}` is on the meta device and has no values. Let the factory build the model on the CPU.")
+        if parameter.dtype != torch.float32:
+            raise ModelError(
+                f"parameter `{name}` is {parameter.dtype}; a network is learned and stored from torch.float32. Return `model.float()` from the "
+                "factory (`precision: bf16` in the recipe trains faster)."
+            )
+
+
+def _check_answer(model: nn.Module, graph: ModelGraph) -> None:
+    """Two examples are answered with one finite tensor of logits, as many as the head has outputs."""
+    with torch.no_grad(), seeded(0):
+        answer = model(torch.rand(2, *graph.input_shape))
+    outputs = model.get_submodule(graph.head).weight.shape[0]
+    rule = f"a task needs logits of shape (n, {outputs}), those of the head `{graph.head}`"
+    if not isinstance(answer, torch.Tensor):
+        raise ModelError(f"the model answers with a {type(answer).__name__}; {rule}. Return that tensor alone from forward.")
+    if answer.shape != (2, outputs):
+        raise ModelError(f"the model answers 2 examples with shape {tuple(answer.shape)}; {rule}. Change forward, or name another `model.head`.")
+    if not answer.isfinite().all():
+        raise ModelError("the model answers inputs between 0 and 1 with numbers that are not finite. Correct its weights or its forward.")
 
 
 def workshop_of_store(store: Store) -> Workshop:
