@@ -29,6 +29,8 @@ def named(): return Net(lambda logits: {"logits": logits})
 def image(): return Net(lambda logits: logits[:, :, None, None])
 def number(): return Net(lambda logits: logits.sum(1))
 def endless(): return Net(lambda logits: logits / 0)
+def centred(): return Net(lambda logits: logits - logits.mean(0))
+def random(): return Net(lambda logits: logits + torch.rand_like(logits))
 
 def meta():
     with torch.device("meta"):
@@ -62,6 +64,8 @@ def test_a_network_that_answers_with_logits_is_taken(file: Path) -> None:
         ("named", "the model answers with a dict"),
         ("image", "the model answers 2 examples with shape \\(2, 3, 1, 1\\)"),
         ("number", "the model answers 2 examples with shape \\(2,\\)"),
+        ("centred", "answers an example beside another otherwise than alone: in evaluation it looks at the batch"),
+        ("random", "or draws random numbers"),
         ("endless", "the model answers inputs between 0 and 1 with numbers that are not finite"),
     ],
 )

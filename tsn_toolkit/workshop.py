@@ -18,6 +18,9 @@ from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.vocabulary import TRUNK
 
+ALONE_TOLERANCE = 1e-4
+"""Largest distance of an answer from the same one in a batch, relative to the largest logit or 1; sums are rounded otherwise there."""
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -73,9 +76,10 @@ def _check_parameters(model: nn.Module) -> None:
 
 
 def _check_answer(model: nn.Module, graph: ModelGraph) -> None:
-    """Two examples are answered with one finite tensor of logits, as many as the head has outputs."""
+    """Two examples are answered with one finite tensor of logits, as many as the head has outputs; each as it is answered alone."""
     with torch.no_grad(), seeded(0):
-        answer = model(torch.rand(2, *graph.input_shape))
+        x = torch.rand(2, *graph.input_shape)
+        answer, alone = model(x), model(x[:1])
     outputs = model.get_submodule(graph.head).weight.shape[0]
     rule = f"a task needs logits of shape (n, {outputs}), those of the head `{graph.head}`"
     if not isinstance(answer, torch.Tensor):
@@ -84,6 +88,11 @@ def _check_answer(model: nn.Module, graph: ModelGraph) -> None:
         raise ModelError(f"the model answers 2 examples with shape {tuple(answer.shape)}; {rule}. Change forward, or name another `model.head`.")
     if not answer.isfinite().all():
         raise ModelError("the model answers inputs between 0 and 1 with numbers that are not finite. Correct its weights or its forward.")
+    if float((answer[:1] - alone).abs().max()) > ALONE_TOLERANCE * max(float(answer.abs().max()), 1.0):
+        raise ModelError(
+            "the model answers an example beside another otherwise than alone: in evaluation it looks at the batch, or draws random numbers. "
+            "A stored task must answer each example by itself. Change forward."
+        )
 
 
 def workshop_of_store(store: Store) -> Workshop:
