@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from tsn_toolkit.bench.denominators import dense_state
 from tsn_toolkit.contracts import TaskData
 from tsn_toolkit.data.splits import load_task
+from tsn_toolkit.files import write_bytes
 from tsn_toolkit.model_loading import load_model, set_head
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.learning import task_context
@@ -78,10 +79,7 @@ def _trained(recipe: Recipe, folder: RunFolder, shop: Workshop, store: Store, da
 
 def _save(state: dict[str, torch.Tensor], path: Path) -> None:
     """Writes the whole file or none, so that a killed run leaves nothing that cannot be read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in state.items()}, temporary)
-    temporary.replace(path)
+    write_bytes(path, save({name: tensor.detach().contiguous().clone() for name, tensor in state.items()}))
 
 
 def _saved_state(model: nn.Module) -> dict[str, torch.Tensor]:
