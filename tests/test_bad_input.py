@@ -267,6 +267,13 @@ def test_commands_on_what_is_not_there(tsn: Run, command: list[str], words: list
     assert [word for word in words if word not in text] == []
 
 
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_the_folder_of_a_run_is_no_store_but_has_one(tsn: Run, tiny_run: Path, command: str) -> None:
+    assert f"{tiny_run}: not a store, there is no `manifest.json`. It is a run's folder: give {tiny_run / 'store'}." in message(
+        tsn(command, tiny_run)
+    )
+
+
 def test_debug_shows_the_traceback(tsn: Run, tiny_recipe: Path) -> None:
     from tsn_toolkit.errors import StoreError
 
