@@ -14,8 +14,9 @@ from tsn_toolkit.data.splits import load_task, whole_data
 from tsn_toolkit.errors import ModelError
 from tsn_toolkit.files import write_text
 from tsn_toolkit.filling import check_same_constants
+from tsn_toolkit.graph.fingerprint import fingerprint
 from tsn_toolkit.graph.picture import graph_svg
-from tsn_toolkit.model_loading import load_model
+from tsn_toolkit.model_loading import load_model, set_head
 from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.planning import plan_of_recipe
@@ -27,7 +28,9 @@ from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe, TaskInference
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target
+from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import evaluate
+from tsn_toolkit.vocabulary import TRUNK
 from tsn_toolkit.workshop import Workshop, make_workshop
 
 
@@ -61,6 +64,27 @@ def shop_of_recipe(recipe: Recipe) -> Workshop:
     """The workshop that a recipe describes."""
     shape = tuple(load_task(recipe, 0).train.x.shape[1:])
     return make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+
+
+def check_same_network(recipe: Recipe, store: Store, shop: Workshop) -> None:
+    """Every task of a store is learned with the store's own network; the recipe's may differ from it in the size of the head alone.
+
+    Raises:
+        ModelError: the recipe's factory makes another network, or none.
+    """
+    stored = store.recipe(TRUNK)["model"]["factory"]
+    if recipe.model.factory == stored:
+        return
+    head = shop.graph.head
+    with seeded(recipe.seed):
+        model = load_model(recipe.model.factory)
+        if isinstance(dict(model.named_modules()).get(head), nn.Linear | nn.Conv2d):
+            set_head(model, head, shop.factory().get_submodule(head).weight.shape[0])
+    if fingerprint(model) != store.fingerprint:
+        raise ModelError(
+            f"{store.path} holds tasks of `{stored}`, the recipe's `{recipe.model.factory}` makes another network. Name the store's factory, or "
+            "begin another store."
+        )
 
 
 def trunk_kind(recipe: Recipe) -> str:
