@@ -217,6 +217,29 @@ def test_a_store_that_holds_every_task_already(tsn: Run, tiny_recipe: Path, tiny
     assert "Name a recipe with a new task" in text
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.factory='tsn_toolkit.models.small_cnn:small_cnn(width=12)'", ["small_cnn(width=8)", "small_cnn(width=12)", "another network"]),
+        ("model.factory='tsn_toolkit.models.mlp:mlp'", ["mlp:mlp", "another network", "Name the store's factory"]),
+        ("data.input_shape=[1, 10, 10]", ["`classes-6-7`", "(1, 10, 10)", "(1, 8, 8)", "`data.input_shape`"]),
+    ],
+)
+def test_a_task_for_another_network_or_of_another_shape(
+    tsn: Run, tiny_recipe: Path, tiny_run: Path, tmp_path: Path, setting: str, words: list[str]
+) -> None:
+    shutil.copytree(tiny_run / "store", tmp_path / "store")
+    text = message(tsn("add-task", tmp_path / "store", tiny_recipe, "--set", "tasks.count=4", "--set", setting))
+    assert [word for word in words if word not in text] == []
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == (tiny_run / "store" / "manifest.json").read_bytes()
+
+
+def test_a_head_of_another_size_is_no_other_network(tsn: Run, tiny_recipe: Path, tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "store", tmp_path / "store")
+    setting = "model.factory='tsn_toolkit.models.small_cnn:small_cnn(width=8, classes=3)'"
+    assert tsn("add-task", tmp_path / "store", tiny_recipe, "--set", "tasks.count=4", "--set", setting).exit_code == 0
+
+
 def test_a_task_name_that_is_taken_in_the_recipe(refused: Callable[..., str]) -> None:
     text = refused("tasks={split: explicit, explicit: [{name: a, classes: [0, 1]}, {name: a, classes: [2, 3]}]}")
     assert "is taken, got 'a'" in text and "Choose another" in text
@@ -265,6 +288,13 @@ def test_an_out_that_cannot_be_written(tsn: Run, tiny_recipe: Path, tmp_path: Pa
 def test_commands_on_what_is_not_there(tsn: Run, command: list[str], words: list[str]) -> None:
     text = message(tsn(*command))
     assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_the_folder_of_a_run_is_no_store_but_has_one(tsn: Run, tiny_run: Path, command: str) -> None:
+    assert f"{tiny_run}: not a store, there is no `manifest.json`. It is a run's folder: give {tiny_run / 'store'}." in message(
+        tsn(command, tiny_run)
+    )
 
 
 def test_debug_shows_the_traceback(tsn: Run, tiny_recipe: Path) -> None:

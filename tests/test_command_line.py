@@ -78,6 +78,13 @@ def test_a_nonsense_input_shape_is_wrong_usage(tsn: Run, shape: str) -> None:
     assert f"{shape!r} is not a shape such as 1x3x32x32" in done.stderr
 
 
+@pytest.mark.parametrize("shape", ["1x99999999x999999999", "1x99999999999x99999999", f"1x{10**30}"])
+def test_a_shape_that_no_memory_takes_is_wrong_usage(tsn: Run, shape: str) -> None:
+    done = tsn("analyze", MODEL, "--input", shape)
+    assert done.exit_code == 2
+    assert f"{shape!r} has more values than the memory takes" in done.stderr
+
+
 # -------------------------------------------------------------------------------------------------------------- recipe and plan
 
 
@@ -102,6 +109,18 @@ def test_a_plan_can_be_edited_and_run(tsn: Run, tiny_recipe: Path, tmp_path: Pat
     assert tsn("run", tiny_recipe, *settings, "--out", tmp_path / "run").exit_code == 0
     layers = Store.open(tmp_path / "run" / "store").held("classes-0-1")
     assert {layer.codes.bit_width for layer in layers.values() if layer.codes is not None} == {2}
+
+
+def test_a_plan_takes_the_place_of_no_other_file(tsn: Run, tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_bytes(tiny_recipe.read_bytes())
+    done = tsn("plan", recipe, "--out", recipe)
+    assert done.exit_code == 1
+    assert f"`{recipe}` exists and is no plan" in done.stderr
+    assert recipe.read_bytes() == tiny_recipe.read_bytes()
+    for bits in (4, 2):
+        assert tsn("plan", recipe, "--out", tmp_path / "plan.yaml", "--set", f"plan.bit_width={bits}").exit_code == 0
+    assert "bit_width: 2" in (tmp_path / "plan.yaml").read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------------------- model

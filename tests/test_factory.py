@@ -85,6 +85,27 @@ def test_a_missing_import_inside_the_module_is_named(net_file) -> None:
         call_factory("broken.py:make")
 
 
-def test_an_exception_inside_the_factory_passes_through(net_file) -> None:
-    with pytest.raises(ZeroDivisionError, match="inside"):
+def test_an_exception_inside_the_factory_is_named_with_its_line(net_file) -> None:
+    with pytest.raises(
+        ModelError, match=r"factory 'net.py:fail' raised ZeroDivisionError \(inside\) at .*net.py:8, `raise Zero.*tsn --debug"
+    ) as caught:
         call_factory("net.py:fail")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    net_file.with_name("deep.py").write_text("import json\ndef make():\n    return json.loads('{')\n")
+    with pytest.raises(DataError, match=r"raised JSONDecodeError .* at .*deep.py:3, `return json.loads"):
+        call_factory("deep.py:make", error=DataError)
+
+
+def test_an_exception_while_the_module_is_loaded_is_named_with_its_line(net_file, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(net_file.parent)
+    net_file.with_name("early_mistake.py").write_text("LIMIT = 3\nimport no_such_package_xyz\n")
+    with pytest.raises(ModelError, match=r"early_mistake.py raised ModuleNotFoundError .*no_such_package_xyz.* at .*early_mistake.py:2"):
+        call_factory("early_mistake.py:make")
+    net_file.with_name("early_mistake.py").write_text("LIMIT = 3 / 0\n")
+    with pytest.raises(ModelError, match=r"module 'early_mistake' raised ZeroDivisionError .* at .*early_mistake.py:1"):
+        call_factory("early_mistake:make")
+
+
+def test_an_error_that_a_user_can_mend_passes_through() -> None:
+    with pytest.raises(ModelError, match="^`widths` of mlp names the inputs"):
+        call_factory("tsn_toolkit.models.mlp:mlp(widths=[3])", error=DataError)

@@ -1,11 +1,14 @@
 """Whole files or nothing, and the bytes of folders."""
 
 import os
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tsn_toolkit.files import folder_bytes, read_json, write_json, write_text
+from tsn_toolkit.files import append_text, folder_bytes, read_json, write_json, write_text
 
 
 def test_a_written_file_holds_the_text_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -38,6 +41,22 @@ def test_a_write_that_is_interrupted_leaves_no_part_behind(tmp_path: Path, monke
     with pytest.raises(type(end)):
         write_text(tmp_path / "a.txt", "new")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", [write_text, append_text])
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, write: Callable[[Path, str], None]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old", encoding="utf-8")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            write(path, "x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_json_keeps_the_order_of_keys_and_refuses_nan(tmp_path: Path) -> None:

@@ -82,6 +82,31 @@ def test_a_factory_must_give_a_module(folder: Path) -> None:
         load_model("net.py:number")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("0.weight", float("nan"), "`0.weight` holds numbers that are not finite"),
+        ("4.bias", float("inf"), "`4.bias` holds numbers that are not finite"),
+        ("1.running_var", float("nan"), "`1.running_var` holds numbers that are not finite"),
+    ],
+)
+def test_a_diverged_checkpoint_is_refused(folder: Path, name: str, value: float, message: str) -> None:
+    state = trained_state()
+    state[name].view(-1)[-1] = value
+    torch.save(state, "w.pth")
+    with pytest.raises(ModelError, match=rf"w.pth: {message}"):
+        load_model("net.py:make", "w.pth")
+
+
+def test_integers_are_no_weights_but_any_float_is(folder: Path) -> None:
+    state = trained_state()
+    torch.save({name: value.bfloat16() for name, value in state.items()}, "w.pth")
+    assert torch.equal(load_model("net.py:make", "w.pth").state_dict()["0.weight"], state["0.weight"].bfloat16().float())
+    torch.save({**state, "4.weight": torch.ones(3, 16, dtype=torch.int8)}, "w.pth")
+    with pytest.raises(ModelError, match="`4.weight` is torch.int8, the model has torch.float32. Name a checkpoint of float weights"):
+        load_model("net.py:make", "w.pth")
+
+
 class Evil:
     def __reduce__(self):
         return (os.getcwd, ())

@@ -42,6 +42,17 @@ def test_a_run_that_never_had_a_store_is_started_again(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "recipe.resolved.yaml").read_text(encoding="utf-8") == "mended"
 
 
+def test_what_is_left_of_a_run_without_its_store_is_refused_and_kept(tmp_path: Path) -> None:
+    folder = create_run_folder(tmp_path / "a", "first")
+    write_text(folder.record("t"), "{}")
+    for use in (lambda: create_run_folder(tmp_path / "a", "second"), lambda: open_run_folder(tmp_path / "a")):
+        with pytest.raises(RunError, match=r"a holds the records of a run without its store. Put `.*a/store` back, or name another folder"):
+            use()
+    assert folder.recipe.read_text(encoding="utf-8") == "first"
+    write_text(folder.store / "manifest.json", "{}")
+    assert open_run_folder(tmp_path / "a") == folder
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_anything_else_in_the_way_is_refused_and_left(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "a"

@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +95,8 @@ def call_factory(text: str, *, error: type[TsnError] = ModelError) -> Any:
         What the factory returns.
 
     Raises:
-        TsnError: of class `error`, when the module or attribute does not exist, the import fails, or the arguments do not fit the signature. An
-            exception raised inside the factory itself passes through unchanged: its traceback is what its author needs.
+        TsnError: of class `error`, when the module or attribute does not exist, the import fails, the arguments do not fit the signature, or the
+            factory or its module raises an exception, which is the cause. A TsnError raised there passes through unchanged.
     """
     call = parse_factory(text, error=error)
     module = _load_file(call, error) if call.is_file else _import_module(call, error)
@@ -107,7 +108,22 @@ def call_factory(text: str, *, error: type[TsnError] = ModelError) -> Any:
     if not callable(target):
         raise error(f"{call.module}:{call.name} is a {type(target).__name__}, not a callable. Name a function or class that can be called.")
     _check_arguments(text, call, target, error)
-    return target(*call.args, **call.kwargs)
+    try:
+        return target(*call.args, **call.kwargs)
+    except Exception as problem:
+        raise _own_mistake(f"factory {text!r}", problem, getattr(module, "__file__", ""), error) from problem
+
+
+def _own_mistake(what: str, problem: Exception, file: str | None, error: type[TsnError]) -> TsnError:
+    """What a user's own code raised, with the innermost line of `file`; where that takes no part, of all."""
+    if isinstance(problem, TsnError):
+        return problem
+    frames = traceback.extract_tb(problem.__traceback__)
+    frame = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+    return error(
+        f"{what} raised {type(problem).__name__} ({problem}) at {frame.filename}:{frame.lineno}, `{frame.line}`. Correct it; `tsn --debug` shows the "
+        "whole traceback."
+    )
 
 
 def _check_arguments(text: str, call: FactoryCall, target: Callable[..., Any], error: type[TsnError]) -> None:
@@ -134,6 +150,8 @@ def _import_module(call: FactoryCall, error: type[TsnError]) -> ModuleType:
                 f"`path/to/file.py:{call.name}`."
             ) from problem
         raise error(f"module {call.module!r} imports {missing!r}, which is not installed. Install it.") from problem
+    except Exception as problem:
+        raise _own_mistake(f"module {call.module!r}", problem, "", error) from problem
 
 
 def _load_file(call: FactoryCall, error: type[TsnError]) -> ModuleType:
@@ -152,6 +170,9 @@ def _load_file(call: FactoryCall, error: type[TsnError]) -> ModuleType:
     except SyntaxError as problem:
         del sys.modules[name]
         raise error(f"factory file {call.module} is not valid Python: {problem}. Correct the file.") from problem
+    except Exception as problem:
+        del sys.modules[name]
+        raise _own_mistake(f"factory file {call.module}", problem, str(resolved), error) from problem
     except BaseException:
         del sys.modules[name]
         raise

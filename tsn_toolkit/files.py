@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,30 @@ def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as handle:
+        with errors_naming(path), temporary.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
     except BaseException:  # a signal to end, too
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def append_text(path: Path, text: str) -> None:
+    """Writes at the end of a file."""
+    with errors_naming(path), path.open("a", encoding="utf-8") as handle:
+        handle.write(text)
+
+
+@contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Gives an error of the system the name of the file that is written, where it has none: a write to a full disk tells no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 

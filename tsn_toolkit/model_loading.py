@@ -201,6 +201,7 @@ def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> N
     unexpected = [name for name in state if name not in own]
     misshapen = [name for name in own if name in state and own[name].shape != state[name].shape]
     if not missing and not unexpected and not misshapen:
+        _check_values(model, state, path)
         model.load_state_dict(dict(state), strict=False)  # strict would refuse a missing num_batches_tracked
         return
     shapes = [f"{name} (checkpoint {tuple(state[name].shape)}, model {tuple(own[name].shape)})" for name in misshapen]
@@ -209,6 +210,22 @@ def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> N
         lines.append(f"  {len(keys)} {kind}: {_shorten(keys)}")
     lines.append("Name the architecture that the checkpoint was trained with in `model.factory`, or another checkpoint.")
     raise ModelError("\n".join(lines))
+
+
+def _check_values(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Float entries hold floats; parameters are finite, and no buffer is NaN (a mask may hold infinities)."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, own in model.state_dict().items():
+        if name not in state or not own.is_floating_point():
+            continue
+        given = state[name]
+        if not given.is_floating_point():
+            raise ModelError(
+                f"checkpoint {path}: `{name}` is {given.dtype}, the model has {own.dtype}. Name a checkpoint of float weights, not of quantized ones."
+            )
+        values = given.float()
+        if bool(values.isnan().any()) or (name in parameters and not values.isfinite().all()):
+            raise ModelError(f"checkpoint {path}: `{name}` holds numbers that are not finite. Its training diverged: name an earlier checkpoint.")
 
 
 def _shorten(keys: list[str]) -> str:

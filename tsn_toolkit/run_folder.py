@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsn_toolkit.errors import RunError
-from tsn_toolkit.files import write_text
+from tsn_toolkit.files import append_text, write_text
 
 RECIPE_FILE = "recipe.resolved.yaml"
 
@@ -69,8 +69,16 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Adds a line to `log.txt`."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
-            handle.write(line.rstrip("\n") + "\n")
+        append_text(self.path / "log.txt", line.rstrip("\n") + "\n")
+
+    def require_store(self) -> None:
+        """Refuses a run whose tasks were measured and whose store is gone: what is left of it would be taken for the new one's.
+
+        Raises:
+            RunError: so it is.
+        """
+        if (self.path / "records").is_dir() and not (self.store / "manifest.json").exists():
+            raise RunError(f"{self.path} holds the records of a run without its store. Put `{self.store}` back, or name another folder with --out.")
 
 
 def create_run_folder(path: Path, recipe_text: str) -> RunFolder:
@@ -79,13 +87,14 @@ def create_run_folder(path: Path, recipe_text: str) -> RunFolder:
     The folder of a run that stopped before it had a store, say at a mistake in its recipe, is used again.
 
     Raises:
-        RunError: the folder holds a run with a store, or anything else, already.
+        RunError: the folder holds a run with a store, or what is left of one, or anything else, already.
     """
     folder = RunFolder(path)
     if folder.recipe.exists() and (folder.store / "manifest.json").exists():
         raise RunError(f"{path} already holds a run. Continue it with `tsn resume {path}`, or name another folder with --out.")
     if path.exists() and not folder.recipe.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path} exists and is not an empty folder. Name a new folder with --out.")
+    folder.require_store()
     write_text(folder.recipe, recipe_text)
     return folder
 
@@ -94,9 +103,10 @@ def open_run_folder(path: Path) -> RunFolder:
     """An existing run's folder.
 
     Raises:
-        RunError: there is no run.
+        RunError: there is no run, or its store is gone.
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
         raise RunError(f"{path} holds no run: {RECIPE_FILE} is missing. Name the folder that `tsn run` wrote.")
+    folder.require_store()
     return folder

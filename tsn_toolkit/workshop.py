@@ -9,14 +9,17 @@ import torch
 from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
-from tsn_toolkit.errors import StoreError
+from tsn_toolkit.errors import ModelError, StoreError
 from tsn_toolkit.filling import check_storable
 from tsn_toolkit.graph.trace import trace
-from tsn_toolkit.model_loading import load_model
+from tsn_toolkit.model_loading import check_logits, load_model
 from tsn_toolkit.recipe.schema import Recipe
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.vocabulary import TRUNK
+
+ALONE_TOLERANCE = 1e-4
+"""Largest distance of an answer from the same one in a batch, relative to the largest logit or 1; sums are rounded otherwise there."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def make_workshop(factory_text: str, head: str, input_shape: tuple[int, ...], se
 
     Raises:
         GraphError: the module cannot be traced.
-        ModelError: it cannot be made, or holds something that a store cannot hold.
+        ModelError: it cannot be made, holds something that a store cannot hold, or does not answer with logits.
     """
 
     def factory() -> nn.Module:
@@ -51,9 +54,40 @@ def make_workshop(factory_text: str, head: str, input_shape: tuple[int, ...], se
             return load_model(factory_text)
 
     model = factory()
+    _check_parameters(model)
     graph = trace(model, torch.zeros(1, *input_shape), head=None if head == "auto" else head)
     check_storable(model, graph)
+    check_logits(factory(), graph.head, input_shape)
+    _check_answer(model, graph)
     return Workshop(factory=factory, graph=graph)
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Every parameter holds float32 numbers: learning, stored scales and exports all do."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ModelError(f"parameter `{name}` belongs to a lazy module and has no shape yet. Give the layer its sizes in the factory.")
+        if parameter.is_meta:
+            raise ModelError(f"parameter `{name}` is on the meta device and has no values. Let the factory build the model on the CPU.")
+        if parameter.dtype != torch.float32:
+            raise ModelError(
+                f"parameter `{name}` is {parameter.dtype}; a network is learned and stored from torch.float32. Return `model.float()` from the "
+                "factory (`precision: bf16` in the recipe trains faster)."
+            )
+
+
+def _check_answer(model: nn.Module, graph: ModelGraph) -> None:
+    """Two examples are answered with finite logits, each as it is answered alone."""
+    with torch.no_grad(), seeded(0):
+        x = torch.rand(2, *graph.input_shape)
+        answer, alone = model(x), model(x[:1])
+    if not answer.isfinite().all():
+        raise ModelError("the model answers inputs between 0 and 1 with numbers that are not finite. Correct its weights or its forward.")
+    if float((answer[:1] - alone).abs().max()) > ALONE_TOLERANCE * max(float(answer.abs().max()), 1.0):
+        raise ModelError(
+            "the model answers an example beside another otherwise than alone: in evaluation it looks at the batch, or draws random numbers. "
+            "A stored task must answer each example by itself. Change forward."
+        )
 
 
 def workshop_of_store(store: Store) -> Workshop:

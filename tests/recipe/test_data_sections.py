@@ -67,7 +67,7 @@ def test_another_source_takes_no_path_and_no_options(tmp_path: Path) -> None:
         ("tasks.groups_per_task=2", "tasks.groups_per_task: is 2, but `split: datasets` deals out no superclasses or subjects"),
         ("tasks.per_task=3", "tasks.per_task: is 3, but `split: datasets` deals out no classes by number"),
         ("tasks.order=shuffled", "tasks.order: is shuffled, but `split: datasets` deals out no classes, superclasses or subjects"),
-        (f"tasks.datasets=[{{name: {'a' * 101}}}]", "tasks.datasets.0.name: String should match pattern"),
+        (f"tasks.datasets=[{{name: {'a' * 101}}}]", "tasks.datasets.0.name: must match pattern"),
         ("reference.dense=checkpoint", "reference.dense: is 'checkpoint', but one checkpoint has no logits for the classes of several data sets"),
     ],
 )

@@ -88,7 +88,7 @@ def test_mistakes_of_every_kind_come_in_one_pass(write) -> None:
         "r.yaml:5: model.factory: factory 'no colon' cannot be read",
         "r.yaml:8: strategy.options.score_rat: unknown key (did you mean 'score_rate'?), got 1",
         "r.yaml:11: plan.target_macs: is 0.7 while `plan.units_keep` is 0.5",
-        "r.yaml:13: bench.batches: must be a valid tuple, got 4",
+        "r.yaml:13: bench.batches: must be a list, got 4",
     ]
     assert len(found) == len(starts)
     for line, start in zip(sorted(found, key=lambda row: int(row.split(":")[1])), starts):

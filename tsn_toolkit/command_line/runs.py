@@ -70,7 +70,10 @@ def add_task(store: Path, recipe: str, out: Path | None, overrides: tuple[str, .
 def plan(recipe: str, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Make the compression plan of RECIPE, to read, edit and run with `--set plan.file=FILE`."""
     from tsn_toolkit.pipeline.commands import plan_text
+    from tsn_toolkit.plan.file import require_place_for_plan
 
+    if out is not None:
+        require_place_for_plan(out)
     text = plan_text(terminal.loaded_recipe(recipe, overrides), terminal.hooks().say)
     if out is None:
         click.echo(text, nl=False)

@@ -68,7 +68,10 @@ def _zeros(text: str) -> torch.Tensor:
     shaped = all(size.isdecimal() and int(size) > 0 for size in sizes) and (dtype or len(sizes) > 1)
     if not shaped or (dtype or "float32") not in _DTYPES:
         raise ValueError(f"{text!r} is not a shape such as 1x3x32x32 (batch first, all at least 1); {INPUT_SYNTAX}. Types: {', '.join(_DTYPES)}.")
-    return torch.zeros([int(size) for size in sizes], dtype=_DTYPES[dtype or "float32"])
+    try:
+        return torch.zeros([int(size) for size in sizes], dtype=_DTYPES[dtype or "float32"])
+    except (RuntimeError, TypeError, OverflowError) as problem:  # torch's words for more values than fit or can be counted
+        raise ValueError(f"{text!r} has more values than the memory takes. Give a smaller shape.") from problem
 
 
 def target_record(graph: ModelGraph, target: Target) -> dict[str, Any]:

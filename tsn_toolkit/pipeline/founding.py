@@ -15,8 +15,9 @@ from tsn_toolkit.errors import ModelError
 from tsn_toolkit.export.rehearsal import check_exportable
 from tsn_toolkit.files import write_text
 from tsn_toolkit.filling import check_same_constants
+from tsn_toolkit.graph.fingerprint import fingerprint
 from tsn_toolkit.graph.picture import graph_svg
-from tsn_toolkit.model_loading import check_logits, load_model
+from tsn_toolkit.model_loading import load_model, set_head
 from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.planning import plan_of_recipe
@@ -28,7 +29,9 @@ from tsn_toolkit.recipe.schema import PostTrainingSection, Recipe, TaskInference
 from tsn_toolkit.run_folder import RunFolder
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.target import Target, load_target
+from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.loop import evaluate
+from tsn_toolkit.vocabulary import TRUNK
 from tsn_toolkit.workshop import Workshop, make_workshop
 
 
@@ -74,15 +77,30 @@ def targets_of(recipe: Recipe) -> list[Target]:
 
 
 def shop_of_recipe(recipe: Recipe) -> Workshop:
-    """The workshop that a recipe describes.
+    """The workshop that a recipe describes."""
+    shape = tuple(load_task(recipe, 0).train.x.shape[1:])
+    return make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+
+
+def check_same_network(recipe: Recipe, store: Store, shop: Workshop) -> None:
+    """Every task of a store is learned with the store's own network; the recipe's may differ from it in the size of the head alone.
 
     Raises:
-        GraphError, ModelError: as `make_workshop`; or the model does not answer with the logits of its head.
+        ModelError: the recipe's factory makes another network, or none.
     """
-    shape = tuple(load_task(recipe, 0).train.x.shape[1:])
-    shop = make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
-    check_logits(shop.factory(), shop.graph.head, shape)
-    return shop
+    stored = store.recipe(TRUNK)["model"]["factory"]
+    if recipe.model.factory == stored:
+        return
+    head = shop.graph.head
+    with seeded(recipe.seed):
+        model = load_model(recipe.model.factory)
+        if isinstance(dict(model.named_modules()).get(head), nn.Linear | nn.Conv2d):
+            set_head(model, head, len(shop.factory().get_parameter(f"{head}.weight")))
+    if fingerprint(model) != store.fingerprint:
+        raise ModelError(
+            f"{store.path} holds tasks of `{stored}`, the recipe's `{recipe.model.factory}` makes another network. Name the store's factory, or "
+            "begin another store."
+        )
 
 
 def trunk_kind(recipe: Recipe) -> str:

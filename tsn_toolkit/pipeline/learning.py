@@ -9,7 +9,7 @@ import numpy as np
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
 from tsn_toolkit.data.splits import load_task
-from tsn_toolkit.errors import RecipeError
+from tsn_toolkit.errors import DataError, RecipeError
 from tsn_toolkit.filling import Filling
 from tsn_toolkit.parts.trunk import trunk_weights
 from tsn_toolkit.pipeline.founding import stored_recipe
@@ -30,9 +30,16 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
     """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store.
 
     Raises:
+        DataError: the examples have another shape than the network takes.
         RecipeError: the recipe asks for what the strategy cannot do.
         StoreError: the store has no room for the task, or the task cannot be stored.
     """
+    shape = tuple(data.train.x.shape[1:])
+    if shape != shop.graph.input_shape:
+        raise DataError(
+            f"task `{data.name}`: an example has shape {shape}, the network of {store.path} takes {shop.graph.input_shape}. Name other data, or set "
+            "`data.input_shape` for images."
+        )
     strategy = registry.load("tsn_toolkit.strategies", recipe.strategy.name)
     if recipe.task_inference.rule != "told" and strategy.ISOLATION == "none":
         raise RecipeError(

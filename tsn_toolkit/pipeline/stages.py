@@ -13,7 +13,7 @@ from tsn_toolkit.data.splits import load_task, task_names
 from tsn_toolkit.errors import RunError
 from tsn_toolkit.export.rehearsal import check_exportable
 from tsn_toolkit.pipeline.commands import export_packages
-from tsn_toolkit.pipeline.founding import found_store, strategy_config, targets_of
+from tsn_toolkit.pipeline.founding import check_same_network, found_store, strategy_config, targets_of
 from tsn_toolkit.pipeline.hooks import Hooks, logged
 from tsn_toolkit.pipeline.learning import learn_and_commit
 from tsn_toolkit.pipeline.measuring import measure_task
@@ -57,6 +57,7 @@ def _all_stages(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
         found_store(recipe, folder, targets, hooks)
     store = Store.open(folder.store)
     shop = workshop_of_store(store)
+    check_same_network(recipe, store, shop)
     names = task_names(recipe)
     for index, name in enumerate(names):
         committed = name in {entry.name for entry in store.entries}
@@ -83,6 +84,7 @@ def add_task(store_path: Path, recipe: Recipe, out: Path | None, hooks: Hooks) -
     """
     store = Store.open(store_path)
     shop = workshop_of_store(store)
+    check_same_network(recipe, store, shop)
     held = {entry.name for entry in store.entries}
     index = next((i for i, name in enumerate(task_names(recipe)) if name not in held), None)
     if index is None:

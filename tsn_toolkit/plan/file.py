@@ -128,6 +128,20 @@ def load_plan(path: str | Path, *, graph: ModelGraph | None = None) -> Compressi
     return plan
 
 
+def require_place_for_plan(path: Path) -> None:
+    """Refuses to put a plan where a file of another kind stands; an earlier plan may be written over.
+
+    Raises:
+        PlanError: there is one.
+    """
+    if not path.exists():
+        return
+    try:
+        load_plan(path)
+    except PlanError as error:
+        raise PlanError(f"`{path}` exists and is no plan that can be read, so no plan is written there. Choose another path.") from error
+
+
 def load_measured(path: str | Path) -> dict[str, Any] | None:
     """The record of what was measured for the plan in a file, None where it has none.
 

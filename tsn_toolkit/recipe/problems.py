@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ def _describe(root: type[BaseModel], prefix: KeyPath, path: KeyPath, *, kind: st
     if kind == "missing":
         meaning = f" ({info.description.rstrip('.')})" if info and info.description else ""
         return Problem(key, f"required key is missing{meaning}. Add it.")
-    rule = rule.replace("Input should", "must", 1)
+    rule = re.sub(r"^(?:Input|String|Tuple) should", "must", rule).replace("a valid tuple", "a list").replace(" after validation, not 0", "")
     if kind == "model_type":
         rule = "must be a mapping of keys"
     hint = ""

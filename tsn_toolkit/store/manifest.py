@@ -87,7 +87,9 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes]:
         StoreError: it is missing, damaged, or of another schema version.
     """
     if not (path / MANIFEST).is_file():
-        raise StoreError(f"{path}: not a store, there is no `{MANIFEST}`. Give the folder that a run wrote.")
+        inside = path / "store"
+        what_to_do = f"It is a run's folder: give {inside}." if (inside / MANIFEST).is_file() else "Give the folder `store` that a run wrote."
+        raise StoreError(f"{path}: not a store, there is no `{MANIFEST}`. {what_to_do}")
     data = read_bytes(path, MANIFEST)
     return parse_manifest(path, data), data
 

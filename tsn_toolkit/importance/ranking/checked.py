@@ -32,6 +32,9 @@ def checked_scores(scores: Scores, shapes: Mapping[str, tuple[int, ...]], what: 
             raise PlanError(f"Scores of {what} `{name}` must have shape {tuple(shape)}, got {values.shape}. Score the model that was traced.")
         if not np.isfinite(values).all():
             place = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise PlanError(f"Scores of {what} `{name}` must be finite, got {values.flat[place]} at entry {place}. Check the scoring data.")
+            raise PlanError(
+                f"Scores of {what} `{name}` must be finite, got {values.flat[place]} at entry {place}. Check the scoring "
+                "data, or train the scored network with a lower `training.learning_rate`."
+            )
         checked[name] = values
     return checked
