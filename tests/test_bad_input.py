@@ -151,6 +151,24 @@ def test_a_checkpoint_of_another_architecture_lists_its_keys(refused: Callable[.
 
 
 @pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("model.reference_accuracy", ["model.reference_accuracy=0.9"]),
+        ("plan.budget", ["plan={budget: {macs_kept: 0.7, units: [0.5]}}"]),
+        ("reference.dense", ["reference.dense=checkpoint", "tasks={split: explicit, explicit: [{name: a, classes: [0, 9]}]}"]),
+    ],
+)
+def test_a_checkpoint_that_has_not_all_classes_is_not_measured_on_them(
+    refused: Callable[..., str], tmp_path: Path, key: str, settings: list[str]
+) -> None:
+    torch.save(small_cnn(width=8, classes=4).state_dict(), tmp_path / "four.pth")
+    model = f"model={{factory: 'tsn_toolkit.models.small_cnn:small_cnn(width=8, classes=4)', checkpoint: {tmp_path / 'four.pth'}}}"
+    text = refused(model, *settings)
+    assert f"`{key}` measures the checkpoint's own logits: its head `head` has 4, the data has a class 9." in text
+    assert not (tmp_path / "run" / "store").exists()
+
+
+@pytest.mark.parametrize(
     ("factory", "words"),
     [
         ("attention", ["`middle.attention.in_proj_weight` of shape (24, 8) (MultiheadAttention)", "no place"]),

@@ -77,9 +77,37 @@ def targets_of(recipe: Recipe) -> list[Target]:
 
 
 def shop_of_recipe(recipe: Recipe) -> Workshop:
-    """The workshop that a recipe describes."""
+    """The workshop that a recipe describes.
+
+    Raises:
+        ModelError: the module cannot be made, stored, or measured as the recipe asks.
+    """
     shape = tuple(load_task(recipe, 0).train.x.shape[1:])
-    return make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+    shop = make_workshop(recipe.model.factory, recipe.model.head, shape, recipe.seed)
+    _check_logits(recipe, shop)
+    return shop
+
+
+def _check_logits(recipe: Recipe, shop: Workshop) -> None:
+    """Where the checkpoint's own logits are measured there is one for every class.
+
+    Raises:
+        ModelError: there is not.
+    """
+    dense = recipe.reference.dense == "checkpoint"
+    whole = [key for key, used in (("model.reference_accuracy", recipe.model.reference_accuracy), ("plan.budget", recipe.plan.budget)) if used]
+    if not whole and not dense:
+        return
+    if not whole and recipe.tasks.split == "explicit":
+        highest = max(label for task in recipe.tasks.explicit for label in task.classes)
+    else:
+        highest = int(load_data(whole_data(recipe))[0].y.max())
+    outputs = shop.factory().get_submodule(shop.graph.head).weight.shape[0]
+    if highest >= outputs:
+        raise ModelError(
+            f"`{(*whole, 'reference.dense')[0]}` measures the checkpoint's own logits: its head `{shop.graph.head}` has {outputs}, the data has a "
+            f"class {highest}. Remove the key, or name the network and checkpoint that were trained on this data."
+        )
 
 
 def check_same_network(recipe: Recipe, store: Store, shop: Workshop) -> None:
