@@ -10,6 +10,7 @@ from tsn_toolkit.contracts import CompressionPlan, HeadState, LayerCodes, LayerP
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.pipeline import learning
 from tsn_toolkit.pipeline.room import check_room
+from tsn_toolkit.recipe.schema import PostTrainingSection
 from tsn_toolkit.store.store import Store
 
 SHAPES = {"fc1": (3, 2), "fc2": (2, 3), "head": (2, 2)}
@@ -117,7 +118,8 @@ def test_nothing_is_trained_for_a_task_without_room(store, monkeypatch):
     monkeypatch.setattr(learning, "plan_from_dict", lambda _: None)
     monkeypatch.setattr(learning, "task_context", lambda *_: context(store))
     monkeypatch.setattr(Store, "recipe", lambda *_: {"resolved_plan": None})
-    recipe = SimpleNamespace(strategy=SimpleNamespace(name="any", options={}), task_inference=SimpleNamespace(rule="told"))
+    sections = {"task_inference": SimpleNamespace(rule="told"), "post_training": PostTrainingSection()}
+    recipe = SimpleNamespace(strategy=SimpleNamespace(name="any", options={}), **sections)
     with pytest.raises(StoreError, match="task `next` cannot be learned"):
         learning.learn_and_commit(recipe, store, None, None, 0, SimpleNamespace(say=lambda _: None))
     strategy.ISOLATION = "none"  # a revision stands beside the words
