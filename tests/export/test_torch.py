@@ -169,3 +169,13 @@ def test_refusals(task, tmp_path):
     with pytest.raises(ExportError, match="`torch.export` refuses the model"):
         exporter.export_dense_fp32(Branching(), models.inputs(1), tmp_path / "d.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "shown"), [("", "AssertionError: no message"), ("\n  the cause\nmore", "AssertionError: the cause$")])
+def test_an_error_without_a_first_line_is_told_all_the_same(text, shown, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(text)
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(ExportError, match=f"`torch.export` refuses the model: {shown}"):
+        exporter.export_dense_fp32(torch.nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.pt2")

@@ -20,7 +20,7 @@ from torch import nn
 from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export import torch as program
-from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, first_line, require_export
 from tsn_toolkit.export.decomposed_graph import DecomposedGraph
 from tsn_toolkit.export.executorch_arithmetic import XnnpackArithmetic
 from tsn_toolkit.export.executorch_program import ProgramContents, read_program
@@ -189,7 +189,7 @@ def _lowered(model: nn.Module, example: torch.Tensor) -> bytes:
             exported = torch.export.export(model, (largest,), dynamic_shapes=({0: batch},))
             return bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
     except Exception as error:  # torch.export and ExecuTorch raise many kinds
-        raise ExportError(f"ExecuTorch refuses the model: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"ExecuTorch refuses the model: {first_line(error)}") from error
 
 
 def _forms(codes: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:

@@ -27,7 +27,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel
 from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, first_line, require_export
 from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target
@@ -189,7 +189,7 @@ def _program_bytes(model: nn.Module, example: torch.Tensor) -> bytes:
         with torch.no_grad():
             program = torch.export.export(model, (two,), dynamic_shapes=({0: batch},))
     except Exception as error:  # torch.export raises many kinds
-        raise ExportError(f"`torch.export` refuses the model: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"`torch.export` refuses the model: {first_line(error)}") from error
     for node in program.graph.nodes:
         for key in _TRACES:
             node.meta.pop(key, None)
