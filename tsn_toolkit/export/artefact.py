@@ -141,13 +141,6 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def first_line(error: Exception) -> str:
     """Type of an error and the first line of its text that is not blank; some of torch's and ExecuTorch's begin with a blank one or have none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -102,7 +102,7 @@ def _check_logits(recipe: Recipe, shop: Workshop) -> None:
         highest = max(label for task in recipe.tasks.explicit for label in task.classes)
     else:
         highest = int(load_data(whole_data(recipe))[0].y.max())
-    outputs = shop.factory().get_submodule(shop.graph.head).weight.shape[0]
+    outputs = len(shop.factory().get_parameter(f"{shop.graph.head}.weight"))
     if highest >= outputs:
         raise ModelError(
             f"`{(*whole, 'reference.dense')[0]}` measures the checkpoint's own logits: its head `{shop.graph.head}` has {outputs}, the data has a "
