@@ -125,6 +125,11 @@ def test_labels_of_many_digits(table: Path) -> None:
         load_data(section(table, label="kind"))
 
 
+def test_the_training_file_is_no_test_file(table: Path) -> None:
+    with pytest.raises(DataError, match="train and test hold the same 4 examples, and nothing would be measured"):
+        load_data(section(table, label="kind", test="train.csv"))
+
+
 def test_missing_files(table: Path) -> None:
     with pytest.raises(DataError, match="other.csv does not exist.*`data.options.train`"):
         load_data(section(table, train="other.csv"))

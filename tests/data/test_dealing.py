@@ -90,8 +90,8 @@ def cifar(folder: Path) -> Path:
     fine = np.tile(np.array([3, 8, 10, 11, 12, 20, 30, 40], np.uint8), 4)
     coarse = np.tile(np.array([1, 0, 1, 0, 2, 7, 7, 2], np.uint8), 4)
     rows = np.concatenate([coarse[:, None], fine[:, None], np.repeat(fine[:, None], 3072, axis=1)], axis=1)
-    for name in ("train.bin", "test.bin"):
-        rows.tofile(folder / name)
+    rows.tofile(folder / "train.bin")
+    rows[::-1].tofile(folder / "test.bin")
     return folder
 
 
@@ -195,7 +195,7 @@ def test_the_test_part_follows_its_own_seed_alone(tmp_path: Path, sets: list[dic
 
 
 def test_labels_that_would_run_into_the_next_space_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "first.npz", x=np.zeros((8, 1, 6, 6), np.uint8), y=np.array([0, 10_000] * 4), is_test=np.arange(8) >= 4)
+    np.savez(tmp_path / "first.npz", x=np.arange(288, dtype=np.uint8).reshape(8, 1, 6, 6), y=np.array([0, 10_000] * 4), is_test=np.arange(8) >= 4)
     with pytest.raises(DataError, match="data set 'a' has label 10000; with `split: datasets` labels are below 10000"):
         load_task(dataset_recipe(tmp_path, [{"name": "a"}]), 0)
 

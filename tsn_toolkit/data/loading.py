@@ -27,15 +27,17 @@ def load_data(data: DataSection) -> tuple[Split, Split]:
         train and test with the data's own labels, after `train_limit` and `test_limit`.
 
     Raises:
-        DataError: a file is missing, truncated or mislabelled; train and test hold different classes; there is no test part and no `test_split`, or
-            both; `test_limit` is below the number of classes; the examples cannot be brought to `input_shape`, or differ in shape; `data.mean` does
-            not fit the channels.
+        DataError: a file is missing, truncated or mislabelled; train and test hold different classes, or the same examples; there is no test part
+            and no `test_split`, or both; `test_limit` is below the number of classes; the examples cannot be brought to `input_shape`, or differ in
+            shape; `data.mean` does not fit the channels.
         RecipeError: an environment variable of the path is not set.
     """
     source = registry.load(SOURCES, data.source, error=DataError)
     path = None if data.path is None else Path(expand(data.path))
     loaded, held_out = source.load(path, source.Options.model_validate(data.options))
     train, test = _with_test(loaded, held_out, data)
+    if torch.equal(train.y, test.y) and torch.equal(train.x, test.x):
+        raise DataError(f"{_where(data)}: train and test hold the same {len(test)} examples, and nothing would be measured. Name other test data.")
     _check_classes(train, test, data)
     if data.test_limit is not None and data.test_limit < (classes := len(class_labels(test))):
         raise DataError(f"{_where(data)} has {classes} classes, `test_limit` is {data.test_limit}: some would have no test example. Raise it.")
