@@ -12,6 +12,7 @@ from torch import nn
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export import integer_onnx, tensorrt
 from tsn_toolkit.export import onnxruntime as runtime
+from tsn_toolkit.export.artefact import ExportRequest
 from tsn_toolkit.export.c.lowering import lower
 from tsn_toolkit.export.decomposed_graph import DecomposedGraph
 from tsn_toolkit.export.integer_interpreter import interpret
@@ -118,7 +119,7 @@ def test_file_and_reference_agree(kind, tmp_path):
     task, ranges, reference = calibrated(kind())
     assert reference.mode == "graph", reference.notes
     x = models.inputs(40, seed=5)
-    artefact = runtime.export(task, ranges, load_target("cpu_onnxruntime"), tmp_path, example_input=x[:1])
+    artefact = runtime.export(ExportRequest(task, ranges, load_target("cpu_onnxruntime"), x[:1]), tmp_path)
     expected = interpret(OnnxRuntimeArithmetic(reference), x)[0].numpy()
     step = artefact.output_step
     assert np.abs(run(tmp_path / "model.onnx", x) - expected).max() <= 0.01 * step
@@ -133,7 +134,7 @@ def test_layers_behind_what_moves_codes_read_codes(kind, tmp_path):
     """As TensorRT's linter wants every layer to."""
     task, ranges, _ = calibrated(kind())
     target = load_target("gpu_tensorrt")
-    tensorrt.export(task, ranges, target, tmp_path, example_input=models.inputs(1))
+    tensorrt.export(ExportRequest(task, ranges, target, models.inputs(1)), tmp_path)
     assert lint(onnx.load(tmp_path / "model.onnx"), opset=17).violations == ()
 
 
@@ -161,11 +162,11 @@ def test_padding_by_name_and_windows_that_fit_are_plain_in_c():
 def test_an_average_whose_windows_do_not_fit_is_refused_where_the_kernel_is_wrong(tmp_path):
     task, ranges, _ = calibrated(network(nn.AvgPool2d(3, 2, ceil_mode=True)))
     with pytest.raises(ExportError, match=r"Average pooling `.*` rounds its output size up"):
-        runtime.export(task, ranges, load_target("cpu_onnxruntime"), tmp_path, example_input=models.inputs(1))
+        runtime.export(ExportRequest(task, ranges, load_target("cpu_onnxruntime"), models.inputs(1)), tmp_path)
 
 
 def test_what_torch_cannot_write_is_one_sentence_and_nothing_on_stdout(tmp_path, capfd):
     task, ranges, _ = calibrated(network(nn.AdaptiveAvgPool2d(3), nn.Conv2d(8, 8, 1)))
     with pytest.raises(ExportError, match="cannot be written as ONNX: .*output size that are not factor of input size") as caught:
-        integer_onnx.export(task, ranges, load_target("cpu_openvino"), tmp_path, example_input=models.inputs(1))
+        integer_onnx.export(ExportRequest(task, ranges, load_target("cpu_openvino"), models.inputs(1)), tmp_path)
     assert "\n" not in str(caught.value) and capfd.readouterr().out == ""

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tsn_toolkit import registry
 from tsn_toolkit.contracts import CompressionPlan, HeadState, LayerCodes, LayerPlan, LayerRecord, ModelGraph, TaskResult, TrunkResult
@@ -120,8 +121,10 @@ def test_nothing_is_trained_for_a_task_without_room(store, monkeypatch):
     monkeypatch.setattr(Store, "recipe", lambda *_: {"resolved_plan": None})
     sections = {"task_inference": SimpleNamespace(rule="told"), "post_training": PostTrainingSection()}
     recipe = SimpleNamespace(strategy=SimpleNamespace(name="any", options={}), **sections)
+    shop = SimpleNamespace(graph=SimpleNamespace(input_shape=(3,)))
+    data = SimpleNamespace(train=SimpleNamespace(x=torch.zeros(2, 3)))
     with pytest.raises(StoreError, match="task `next` cannot be learned"):
-        learning.learn_and_commit(recipe, store, None, None, 0, SimpleNamespace(say=lambda _: None))
+        learning.learn_and_commit(recipe, store, shop, data, 0, SimpleNamespace(say=lambda _: None))
     strategy.ISOLATION = "none"  # a revision stands beside the words
     with pytest.raises(pytest.fail.Exception, match="it was trained"):
-        learning.learn_and_commit(recipe, store, None, None, 0, SimpleNamespace(say=lambda _: None))
+        learning.learn_and_commit(recipe, store, shop, data, 0, SimpleNamespace(say=lambda _: None))

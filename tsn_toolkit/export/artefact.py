@@ -129,7 +129,7 @@ def require_export(target: Target, package: str, writers: Sequence[str]) -> None
     Raises:
         TargetError: one is missing, or the runtime is older than the target asks for; the message holds the line that installs it.
     """
-    require_modules(writers, target=target.name, install=target.install)
+    require_modules((package, *writers) if package else writers, target=target.name, install=target.install)
     require_runtime(package, target.model_dump())
 
 

@@ -34,12 +34,6 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
         RecipeError: the recipe asks for what the strategy cannot do.
         StoreError: the store has no room for the task, or the task cannot be stored.
     """
-    shape = tuple(data.train.x.shape[1:])
-    if shape != shop.graph.input_shape:
-        raise DataError(
-            f"task `{data.name}`: an example has shape {shape}, the network of {store.path} takes {shop.graph.input_shape}. Name other data, or set "
-            "`data.input_shape` for images."
-        )
     strategy = registry.load("tsn_toolkit.strategies", recipe.strategy.name)
     if recipe.task_inference.rule != "told" and strategy.ISOLATION == "none":
         raise RecipeError(
@@ -50,6 +44,12 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
         raise RecipeError(
             f"`post_training` is set, but strategy `{recipe.strategy.name}` rounds the network that all its tasks share after training and takes no "
             "further step. Remove the section, or name a strategy of isolation `exact`."
+        )
+    shape = tuple(data.train.x.shape[1:])
+    if shape != shop.graph.input_shape:
+        raise DataError(
+            f"task `{data.name}`: an example has shape {shape}, the network of {store.path} takes {shop.graph.input_shape}. Name other data, or set "
+            "`data.input_shape` for images."
         )
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     context = task_context(recipe, store, shop, plan, data, index, hooks)
