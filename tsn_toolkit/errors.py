@@ -51,3 +51,9 @@ class GateError(TsnError):
 
 class RunError(TsnError):
     """A run's folder cannot be used as asked: it exists already, or it does not match the recipe."""
+
+
+def first_line(error: Exception) -> str:
+    """Type of an error of other code and the first line of its text that is not blank; some begin with a blank one or have none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

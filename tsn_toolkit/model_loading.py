@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tsn_toolkit.errors import ModelError
+from tsn_toolkit.errors import ModelError, first_line
 from tsn_toolkit.factory import call_factory
 from tsn_toolkit.files import seen_from
 from tsn_toolkit.registry import did_you_mean
@@ -140,9 +140,8 @@ def check_logits(model: nn.Module, head_path: str, input_shape: tuple[int, ...])
             try:
                 answer = trained(torch.zeros(2, *input_shape))
             except Exception as problem:  # whatever the user's forward raises
-                reason = str(problem).strip().splitlines()[0] if str(problem).strip() else "no message"
                 raise ModelError(
-                    f"the model cannot run with {mode}: {type(problem).__name__}: {reason}. Each task has a head with as many outputs as classes, so "
+                    f"the model cannot run with {mode}: {first_line(problem)}. Each task has a head with as many outputs as classes, so "
                     "nothing behind it may count on their number. Set `model.head` to the one classifier, or change the forward."
                 ) from problem
         if not isinstance(answer, torch.Tensor):

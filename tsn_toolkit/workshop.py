@@ -57,7 +57,7 @@ def make_workshop(factory_text: str, head: str, input_shape: tuple[int, ...], se
     _check_parameters(model)
     graph = trace(model, torch.zeros(1, *input_shape), head=None if head == "auto" else head)
     check_storable(model, graph)
-    check_logits(factory(), graph.head, input_shape)
+    check_logits(model, graph.head, input_shape)
     _check_answer(model, graph)
     return Workshop(factory=factory, graph=graph)
 

@@ -18,7 +18,8 @@ SET_OPTION = click.option("--set", "overrides", multiple=True, metavar="KEY=VALU
 def loaded_recipe(name: str, overrides: tuple[str, ...]) -> Any:
     """The recipe of a name or file with its overrides, checked, with the options of its strategy.
 
-    Raises: RecipeError.
+    Raises:
+        RecipeError: the recipe cannot be read, or breaks a rule.
     """
     from tsn_toolkit.pipeline.founding import strategy_config
     from tsn_toolkit.recipe.loading import load_recipe

@@ -139,9 +139,3 @@ def _version(text: str) -> tuple[int, ...]:
     while numbers and not numbers[-1]:
         numbers.pop()
     return tuple(numbers)
-
-
-def first_line(error: Exception) -> str:
-    """Type of an error and the first line of its text that is not blank; some of torch's and ExecuTorch's begin with a blank one or have none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel
-from tsn_toolkit.errors import ExportError, GateError
+from tsn_toolkit.errors import ExportError, GateError, first_line
 from tsn_toolkit.export import torch as program
-from tsn_toolkit.export.artefact import Artefact, ExportRequest, first_line, require_export
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.decomposed_graph import DecomposedGraph
 from tsn_toolkit.export.executorch_arithmetic import XnnpackArithmetic
 from tsn_toolkit.export.executorch_program import ProgramContents, read_program

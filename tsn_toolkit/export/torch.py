@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel
-from tsn_toolkit.errors import ExportError
-from tsn_toolkit.export.artefact import Artefact, ExportRequest, first_line, require_export
+from tsn_toolkit.errors import ExportError, first_line
+from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_export
 from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target

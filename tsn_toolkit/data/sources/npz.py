@@ -23,6 +23,9 @@ from tsn_toolkit.errors import DataError
 from tsn_toolkit.files import seen_from
 from tsn_toolkit.registry import did_you_mean
 
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, MemoryError, RuntimeError)
+"""What numpy and zipfile raise of damaged, encrypted or unknown archives; a damaged header may ask for more memory than there is."""
+
 
 class Options(BaseModel):
     """Names of the arrays in the archive, and how examples are read."""
@@ -120,7 +123,7 @@ def _read_arrays(path: Path, keys: Sequence[str]) -> list[NDArray[np.generic]]:
                 if array.ndim == 0:
                     raise DataError(f"{path}: array {key!r} is a single value; it needs one entry per example.")
                 arrays.append(array)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, MemoryError, RuntimeError) as problem:
+    except _UNREADABLE as problem:
         raise DataError(
             f"{path} is no readable .npz archive ({problem}): damaged, truncated, encrypted, or with pickled objects. Write it again."
         ) from problem
