@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel
-from tsn_toolkit.errors import ExportError
+from tsn_toolkit.errors import ExportError, first_line
 from tsn_toolkit.export.artefact import Artefact, ExportRequest, require_modules
 from tsn_toolkit.export.integer_onnx import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, check_target, onnx_bytes, write_proto
 from tsn_toolkit.export.torch import from_integers
@@ -77,7 +77,7 @@ def _to_onnx(module: nn.Module, example: torch.Tensor, opset: int) -> Any:
     try:
         content = onnx_bytes(module.eval(), example, opset, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
     except Exception as error:  # torch raises many kinds
-        raise ExportError(f"The model cannot be written as ONNX: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"The model cannot be written as ONNX: {first_line(error)}") from error
     return onnx.load_from_string(content)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tsn_toolkit.contracts import InputRecord, LayerRecord, ModelGraph, NodeRecord
-from tsn_toolkit.errors import GraphError
+from tsn_toolkit.errors import GraphError, first_line
 from tsn_toolkit.graph.cost import operation_macs
 from tsn_toolkit.graph.export_trace import Exported, export_graph, operations_of
 from tsn_toolkit.graph.fingerprint import fingerprint
@@ -124,7 +124,8 @@ def _operations(model: nn.Module, records: Sequence[InputRecord], tensors: Seque
                 place, line = source_of_traceback(fx_error.__traceback__)
             where = f" at {place} in `{line}`" if place else ""
             raise GraphError(
-                f"The model cannot be traced{where}. torch.export: {_first_line(export_error)}. torch.fx: {_first_line(fx_error)}. "
+                f"The model cannot be traced{where}. torch.export: {first_line(export_error).rstrip('.')}. "
+                f"torch.fx: {first_line(fx_error).rstrip('.')}. "
                 "Python control flow must not depend on tensor values: use torch.where, or move the decision out of forward."
             ) from export_error
 
@@ -141,7 +142,9 @@ def _check_runs(model: nn.Module, records: Sequence[InputRecord], tensors: Seque
         place, line = source_of_traceback(error.__traceback__)
         where = f" at {place} in `{line}`" if place else ""
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise GraphError(f"The model cannot run on an input of shape {shapes}{where}: {_first_line(error)}. Give the shape it expects.") from error
+        raise GraphError(
+            f"The model cannot run on an input of shape {shapes}{where}: {first_line(error).rstrip('.')}. Give the shape it expects."
+        ) from error
 
 
 @contextmanager
@@ -156,12 +159,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _first_line(error: Exception) -> str:
-    """First line of an error with its type, without a final stop."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].rstrip('.') if text else 'no message'}"
 
 
 def _layer_order(model: nn.Module, operations: Sequence[Operation]) -> tuple[str, ...]:

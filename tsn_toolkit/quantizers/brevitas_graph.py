@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from tsn_toolkit.errors import ExportError, TargetError
+from tsn_toolkit.errors import ExportError, TargetError, first_line
 from tsn_toolkit.quantizers.plain_calls import with_plain_calls_
 
 SUPPORTED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -90,7 +90,7 @@ def _quantize(model: nn.Module, example: torch.Tensor) -> QuantizedGraph:
         _check_float(model, module, example)
         return QuantizedGraph(module, "graph", ())
     except Exception as error:  # whatever Brevitas or fx raises on a model they do not know, layerwise may still work
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        reason = first_line(error)
     try:
         module = _layerwise_mode(model)
         _check_float(model, module, example)
