@@ -13,29 +13,32 @@ def encoding_variants(*, by_layer_names: bool) -> tuple[Variant, ...]:
     """Every encoding, in the order of the table.
 
     Args:
-        by_layer_names: the network is `alexnet_cifar`, for whose layers there are densities by hand.
+        by_layer_names: the network is `alexnet_cifar`, for whose layers there are densities by hand, the first of them a small one.
     """
     return (
         *dense_variants(),
-        *(_masked(rule, density) for rule in ("uniform", "erk", "learned") for density in DENSITIES),
+        *(_masked(rule, density, by_layer_names) for rule in ("uniform", "erk", "learned") for density in DENSITIES),
         *_bit_widths(),
         *_granularities(),
-        *_encodings(),
+        *_encodings(by_layer_names),
         *_small_parts(),
         *_best(by_layer_names),
         *_controls(),
     )
 
 
-def _masked(rule: str, density: float) -> Variant:
+def _masked(rule: str, density: float, small_layer: bool) -> Variant:
     name = f"{rule}-{round(100 * density):02d}"
-    full = ("trunk.word_bits=64",) if density == 0.5 and rule != "uniform" else ()  # a layer may get density 1, which every task then owns whole
-    settings = (*density_keys(density, rule), *full)
+    full = rule != "uniform" and density >= (0.2 if small_layer else 0.5)  # a layer may get density 1
+    settings = (*density_keys(density, rule), *(LAYER_OWNED_WHOLE if full else ()))
     return Variant(name, f"element masks, density {density} {_RULES[rule]}, 4-bit codes", settings, f"density {_RULES[rule]}")
 
 
 _RULES = {"uniform": "in every layer", "erk": "by layer (ERK)", "learned": "by layer (learned)"}
 
+
+LAYER_OWNED_WHOLE = ("trunk.word_bits=64",)
+"""For layers that every one of ten tasks owns whole."""
 
 ERK_05 = density_keys(0.05, "erk")
 """What fewer bits, small vectors and rewards are tried on."""
@@ -60,8 +63,9 @@ def _granularities() -> tuple[Variant, ...]:
     )
 
 
-def _encodings() -> tuple[Variant, ...]:
-    return (Variant("planes", "one plane of signs per task over the parent", ("plan.encoding=planes", *density_keys(1.0)), "planes"),)
+def _encodings(small_layer: bool) -> tuple[Variant, ...]:
+    settings = ("plan.encoding=planes", *density_keys(1.0), *(LAYER_OWNED_WHOLE if small_layer else ()))  # the small layer has codes
+    return (Variant("planes", "one plane of signs per task over the parent", settings, "planes"),)
 
 
 def _small_parts() -> tuple[Variant, ...]:

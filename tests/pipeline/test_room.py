@@ -1,4 +1,4 @@
-"""A task that the words have no room for is refused before it is learned, and one that may run out of bits is warned of."""
+"""Tasks that the words have no room for are refused before the first, or before they are learned; one that may run out of bits is warned of."""
 
 from types import SimpleNamespace
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import CompressionPlan, HeadState, LayerCodes, LayerPlan, LayerRecord, ModelGraph, TaskResult, TrunkResult
-from tsn_toolkit.errors import StoreError
+from tsn_toolkit.contracts import CompressionPlan, GroupPlan, HeadState, LayerCodes, LayerPlan, LayerRecord, ModelGraph, TaskResult, TrunkResult
+from tsn_toolkit.errors import RecipeError, StoreError
 from tsn_toolkit.pipeline import learning
-from tsn_toolkit.pipeline.room import check_room
+from tsn_toolkit.pipeline.room import check_room, check_room_for_all
 from tsn_toolkit.recipe.schema import PostTrainingSection
 from tsn_toolkit.store.store import Store
 
@@ -128,3 +128,44 @@ def test_nothing_is_trained_for_a_task_without_room(store, monkeypatch):
     strategy.ISOLATION = "none"  # a revision stands beside the words
     with pytest.raises(pytest.fail.Exception, match="it was trained"):
         learning.learn_and_commit(recipe, store, shop, data, 0, SimpleNamespace(say=lambda _: None))
+
+
+def all_tasks(*layers, tasks=10, word_bits=32, trained_trunk=False, inherits=True, rule="uniform", groups=(), child=()):
+    """Whether a plan of these layers is refused for so many tasks."""
+    plan = CompressionPlan("room", 127, 8, layers, groups, rule, child)
+    try:
+        check_room_for_all(plan, tasks=tasks, word_bits=word_bits, trained_trunk=trained_trunk, inherits=inherits)
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def layer(encoding="codes", density=1.0, bit_width=4):
+    return LayerPlan("fc1", encoding, density, "element", bit_width)
+
+
+def test_a_layer_that_every_task_owns_whole_needs_as_many_words_as_tasks():
+    assert all_tasks(layer(), tasks=8) == ""  # 8 times 4 bits fill the word
+    assert "layer `fc1`: 9 tasks are sure to ask for 36 bits" in all_tasks(layer(), tasks=9)
+    assert "Set it to 36 or more" in all_tasks(layer(), tasks=9)
+
+
+def test_children_own_for_certain_what_the_plan_gives_them():
+    half = layer(density=0.5)
+    assert all_tasks(half, tasks=100) == ""  # children may do with what they inherit
+    assert "20 bits" in all_tasks(half, tasks=10, word_bits=16, inherits=False)
+    assert all_tasks(half, tasks=9, word_bits=18, child=(layer(density=0.25),)) == ""  # 2 + 8 times 1
+    assert "11 bits" in all_tasks(half, tasks=10, word_bits=10, child=(layer(density=0.25),))
+
+
+def test_planes_and_a_trained_trunk_count():
+    assert all_tasks(layer("planes"), tasks=32) == ""
+    assert "33 bits" in all_tasks(layer("planes"), tasks=33)
+    assert all_tasks(layer(density=0.5), tasks=12, trained_trunk=True, inherits=False) == ""
+    assert "34 bits" in all_tasks(layer(density=0.5), tasks=13, trained_trunk=True, inherits=False)
+
+
+def test_what_the_plan_leaves_open_is_not_refused():
+    assert all_tasks(layer("shared"), tasks=100) == ""
+    assert all_tasks(layer(), tasks=100, rule="learned") == ""
+    assert all_tasks(layer(), tasks=100, groups=(GroupPlan("fc1", 3, 2),)) == ""

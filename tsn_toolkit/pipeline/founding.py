@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import TaskData
+from tsn_toolkit.contracts import CompressionPlan, TaskData
 from tsn_toolkit.data.loading import load_data
-from tsn_toolkit.data.splits import load_task, whole_data
+from tsn_toolkit.data.splits import load_task, task_names, whole_data
 from tsn_toolkit.errors import ModelError
 from tsn_toolkit.export.rehearsal import check_exportable
 from tsn_toolkit.files import write_text
@@ -21,6 +21,7 @@ from tsn_toolkit.model_loading import load_model, set_head
 from tsn_toolkit.parts.trunk import checkpoint_trunk, seed_trunk
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.pipeline.planning import plan_of_recipe
+from tsn_toolkit.pipeline.room import check_room_for_all
 from tsn_toolkit.plan.file import plan_to_dict, save_plan
 from tsn_toolkit.recipe.data_sections import make_data_portable_
 from tsn_toolkit.recipe.environment import expand, portable
@@ -53,6 +54,7 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     check_exportable(shop.factory(), graph, targets)
     made = plan_of_recipe(recipe, graph, targets, hooks.say)
     plan = made.plan
+    _check_room(recipe, plan)
     save_plan(plan, folder.plan, measured=made.measured)
     write_text(folder.graph, graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":
@@ -65,6 +67,15 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     else:
         trunk = seed_trunk(recipe.seed, word_bits=recipe.trunk.word_bits)
     return Store.create(folder.store, trunk=trunk, graph=graph, recipe={**stored_recipe(recipe, 0), "resolved_plan": plan_to_dict(plan)})
+
+
+def _check_room(recipe: Recipe, plan: CompressionPlan) -> None:
+    """That the words have room for every task of the recipe, as far as the plan alone says it."""
+    if getattr(registry.load("tsn_toolkit.strategies", recipe.strategy.name), "BY_ENCODING", False) and not recipe.plan.adapt_bits:
+        trained = trunk_kind(recipe) == "checkpoint"
+        inherits = recipe.parent == "previous" or (recipe.parent == "auto" and not trained)
+        tasks = len(task_names(recipe))
+        check_room_for_all(plan, tasks=tasks, word_bits=recipe.trunk.word_bits, trained_trunk=trained, inherits=inherits)
 
 
 def targets_of(recipe: Recipe) -> list[Target]:

@@ -1,15 +1,53 @@
-"""Whether the words of a store have room for a task, asked before it is learned."""
+"""Whether the words of a store have room: for all tasks of a plan, asked before the first; for one task, asked before it is learned."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from tsn_toolkit.errors import StoreError
+from tsn_toolkit.contracts import CompressionPlan, LayerPlan
+from tsn_toolkit.errors import RecipeError, StoreError
 from tsn_toolkit.pipeline.hooks import Say
 from tsn_toolkit.store.allocation import allocation
 from tsn_toolkit.store.capacity import capacity
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.trainer.context import TaskContext
+
+
+def check_room_for_all(plan: CompressionPlan, *, tasks: int, word_bits: int, trained_trunk: bool, inherits: bool) -> None:
+    """Refuses a plan whose tasks are sure to ask for more bits than the words of a layer have, however they place them.
+
+    Args:
+        plan: of a strategy that stores a layer as the plan's encoding says, at the plan's bit widths.
+        tasks: how many there will be.
+        word_bits: of one slot's word.
+        trained_trunk: whether the trunk owns bits of every slot.
+        inherits: whether a task may have another as its parent.
+
+    Raises:
+        RecipeError: a layer has too few bits; the message names it and how many it takes.
+    """
+    if plan.groups:
+        return  # tasks may keep different units, and own nothing in the others
+    changed = {layer.name: layer for layer in plan.child_layers}
+    for layer in plan.layers:
+        first = _bits_per_slot(layer, plan)
+        full = trained_trunk or (layer.encoding == "codes" and layer.density == 1)
+        later = _bits_per_slot(changed[layer.name], plan) if layer.name in changed else first * (full or layer.encoding == "planes")
+        needed = trained_trunk * plan.trunk_bit_width + first + (tasks - 1) * (min(first, later) if inherits else first)
+        if math.ceil(needed) > word_bits:
+            raise RecipeError(
+                f"layer `{layer.name}`: {tasks} tasks are sure to ask for {needed:g} bits of each of its words on average, and `trunk.word_bits` is "
+                f"{word_bits}. Set it to {math.ceil(needed)} or more (unused bits take no bytes), or plan less of the layer: another encoding, "
+                "a lower density, fewer bits."
+            )
+
+
+def _bits_per_slot(layer: LayerPlan, plan: CompressionPlan) -> float:
+    """Bits that a task owns for certain, mean over the slots of a layer in which it may own all."""
+    if layer.encoding == "codes":
+        return 0.0 if plan.density_by_layer == "learned" else layer.density * layer.bit_width
+    return float(layer.encoding == "planes")
 
 
 def check_room(store: Store, context: TaskContext, say: Say, *, by_encoding: bool) -> None:
