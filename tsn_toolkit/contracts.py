@@ -518,6 +518,42 @@ class ExtractedModel:
 
 
 @dataclass(frozen=True)
+class TextForm:
+    """How a text became one-hot columns (`data/tokens.py`).
+
+    Attributes:
+        token: regular expression; its matches in the text in lower case are the tokens, in order.
+        words: words[i] has column i + 1, every other word column 0; empty: the column is the CRC-32 of the word's UTF-8 modulo `columns`.
+        columns: how many there are.
+        length: tokens that are read.
+    """
+
+    token: str
+    words: tuple[str, ...]
+    columns: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was done to raw examples and labels before they became the numbers of a split; who uses a task's model has to do the same.
+
+    Attributes:
+        class_names: of the data's own class indices; empty: they have none.
+        steps: one phrase per step, in order.
+        text: of texts.
+    """
+
+    class_names: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    text: TextForm | None = None
+
+    def then(self, step: str) -> Reading:
+        """The same and one step more."""
+        return replace(self, steps=(*self.steps, step))
+
+
+@dataclass(frozen=True)
 class Split:
     """Examples and labels of one split.
 
@@ -526,12 +562,14 @@ class Split:
         y: int64 (n,).
         group: int64 (n,), the subject or superclass of each example; None where the source tells none.
         recording: int64 (n,), which examples were cut from one recording, so that no two splits may share it; None: each stands for itself.
+        reading: how they were made from what is outside.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     group: torch.Tensor | None = None
     recording: torch.Tensor | None = None
+    reading: Reading = Reading()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -539,7 +577,7 @@ class Split:
     def take(self, chosen: torch.Tensor) -> Split:
         """The examples at `chosen`, positions int64 (k,) or a bool mask (n,)."""
         group, recording = (None if of is None else of[chosen] for of in (self.group, self.recording))
-        return Split(self.x[chosen], self.y[chosen], group, recording)
+        return Split(self.x[chosen], self.y[chosen], group, recording, self.reading)
 
 
 @dataclass(frozen=True)
@@ -551,6 +589,7 @@ class TaskData:
         classes: the data's own class index of each label.
         train, validation, test: splits; `test` is for measuring only.
         mean, std: per channel, applied after scaling uint8 to [0, 1]; empty: no normalisation.
+        class_names: class index -> name, of all classes of the task's data set that have one.
     """
 
     name: str
@@ -560,6 +599,12 @@ class TaskData:
     test: Split
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    class_names: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[int | str, ...]:
+        """What each logit stands for: the name of its class, or the class index where it has none."""
+        return tuple(self.class_names.get(index, index) for index in self.classes)
 
     def relabelled(self, classes: tuple[int, ...], labels: Callable[[torch.Tensor], torch.Tensor]) -> TaskData:
         """The same examples for a head of other rows.
@@ -568,7 +613,7 @@ class TaskData:
             classes: of the head's rows.
             labels: labels of this task, int64 (n,), as rows of the head, int64 (n,).
         """
-        train, validation, test = (Split(split.x, labels(split.y)) for split in (self.train, self.validation, self.test))
+        train, validation, test = (Split(split.x, labels(split.y), reading=split.reading) for split in (self.train, self.validation, self.test))
         return replace(self, classes=classes, train=train, validation=validation, test=test)
 
 

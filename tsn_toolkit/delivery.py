@@ -25,6 +25,7 @@ from tsn_toolkit.export.integer_share import IntegerShare, share_warnings
 from tsn_toolkit.export.manifest import Preprocessing
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.runtime import load_runtime
+from tsn_toolkit.export.text_file import TEXT_FILE
 from tsn_toolkit.target import Target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
@@ -153,8 +154,10 @@ def parity_record(parity: Parity) -> dict[str, Any]:
 
 def package_options(data: TaskData) -> PackageOptions:
     """Preprocessing and labels of a task."""
-    scaling = 1 / 255 if data.test.x.dtype == torch.uint8 else 1.0
-    return PackageOptions(preprocessing=Preprocessing(mean=data.mean, std=data.std, scaling=scaling), labels=data.classes)
+    scaling, reading = 1 / 255 if data.test.x.dtype == torch.uint8 else 1.0, data.test.reading
+    text_file = None if reading.text is None else TEXT_FILE
+    preprocessing = Preprocessing(mean=data.mean, std=data.std, scaling=scaling, steps=reading.steps, text_file=text_file)
+    return PackageOptions(preprocessing=preprocessing, labels=data.labels, text=reading.text)
 
 
 def vendor_record(vendor: VendorBaseline, accuracy: float | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.bench.latency import bench_package
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel, TaskData
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel, TaskData, TextForm
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.delivery import package_options, parity_record, share_record
 from tsn_toolkit.errors import GateError, TargetError
@@ -24,6 +24,7 @@ from tsn_toolkit.export.c.share import OwnerView, TaskSlots, share_weights
 from tsn_toolkit.export.golden import InputRange, RecordedInputs, input_range, record_inputs
 from tsn_toolkit.export.manifest import Preprocessing, add_measurements, describe, write_manifest
 from tsn_toolkit.export.package import GOLDEN_FILE, PackageOptions, refuse_existing, write_as_a_whole, write_description
+from tsn_toolkit.export.text_file import TEXT_FILE, write_text_file
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
 from tsn_toolkit.verify.gates import run_gates
@@ -102,6 +103,8 @@ def _fill(draft: Path, lowered: list[_Lowered], owners: Mapping[str, OwnerView],
     tasks = {item.member.extracted.task: TaskSlots(item.program, item.member.extracted.slots) for item in lowered}
     programs = {task: member.program for task, member in tasks.items()}
     record, parts = gcc.write_measured(programs, share_weights(tasks, owners), target, draft)
+    for form, name in _text_files(lowered).items():
+        write_text_file(draft, form, name)
     write_description(draft, _manifest(lowered, target, record, parts, _write_golden(draft, lowered)))
     share = share_record(integer_share(draft))
     parity = {item.member.extracted.task: {**_gates(draft, item, target), **share} for item in lowered}
@@ -137,8 +140,23 @@ def _drawn(span: InputRange, items: list[_Lowered]) -> RecordedInputs:
     return record_inputs(shape, span, answer, outputs_of, count=defaults.golden_samples, seed=defaults.golden_seed)[0]
 
 
+def _text_files(lowered: list[_Lowered]) -> dict[TextForm, str]:
+    """The ways in which texts become columns, and the file of the package that holds each."""
+    forms = dict.fromkeys(form for item in lowered if (form := item.member.data.test.reading.text) is not None)
+    return {form: TEXT_FILE if index == 0 else f"text-{index}.json" for index, form in enumerate(forms)}
+
+
+def _options(data: TaskData, files: Mapping[TextForm, str]) -> PackageOptions:
+    """Preprocessing and labels of a task, and the file with its texts' form."""
+    options = package_options(data)
+    if options.text is None:
+        return options
+    return replace(options, preprocessing=replace(options.preprocessing, text_file=files[options.text]))
+
+
 def _manifest(lowered: list[_Lowered], target: Target, record: dict[str, Any], parts: dict[str, int], recorded: _Recorded) -> dict[str, Any]:
-    members, options = [item.member.extracted for item in lowered], [package_options(item.member.data) for item in lowered]
+    files = _text_files(lowered)
+    members, options = [item.member.extracted for item in lowered], [_options(item.member.data, files) for item in lowered]
     tasks = [
         {
             **task,

@@ -38,7 +38,7 @@ def test_arrays_with_named_labels(tmp_path: Path, datasets) -> None:
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
     train, test = load_data(section(tmp_path / "set", x="x", test="validation"))
     assert train.x.dtype == torch.float32 and train.x.tolist() == [[float(row), 2.0] for row in range(6)]
-    assert (train.y.tolist(), len(test)) == ([1, 0] * 3, 4)
+    assert (train.y.tolist(), len(test), test.reading.class_names) == ([1, 0] * 3, 4, ("cat", "dog"))
     with pytest.raises(DataError, match="has no part 'test'; it has train, validation. Correct `data.options.test`"):
         load_data(section(tmp_path / "set", x="x"))
     with pytest.raises(DataError, match="has no column 'image'; it has x, label. Correct `data.options.x`"):
@@ -58,8 +58,9 @@ def test_images(tmp_path: Path, datasets) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 3), np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     part = datasets.Dataset.from_dict({"image": [image.fromarray(one) for one in pixels], "label": [0, 1, 0, 1]}, features=features)
-    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "set")
-    train, _ = load_data(section(tmp_path / "set"))
+    datasets.DatasetDict({"train": part, "test": part.select([2, 3, 0])}).save_to_disk(tmp_path / "set")
+    train, test = load_data(section(tmp_path / "set"))
+    assert train.reading.class_names == test.reading.class_names == ("a", "b")
     assert torch.equal(train.x, torch.from_numpy(pixels).permute(0, 3, 1, 2))
     assert load_data(section(tmp_path / "set", channels=1))[0].x.shape == (4, 1, 3, 5)
 

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from tsn_toolkit.contracts import Split
+from tsn_toolkit.contracts import Reading, Split
 from tsn_toolkit.errors import DataError
 from tsn_toolkit.files import seen_from
+
+UNCHANGED = Reading()
+"""Of arrays that are used as they come."""
 
 
 def make_split(
@@ -21,6 +24,7 @@ def make_split(
     origin: str,
     group: ArrayLike | torch.Tensor | None = None,
     recording: ArrayLike | torch.Tensor | None = None,
+    reading: Reading = UNCHANGED,
 ) -> Split:
     """Check examples and labels and bring them to the types of `Split`.
 
@@ -30,6 +34,7 @@ def make_split(
         origin: file or factory that the arrays came from, for messages.
         group: (n,) integers >= 0, the subject or superclass of each example, or None.
         recording: (n,) integers >= 0, the same for examples that were cut from one recording, or None.
+        reading: how the arrays were made from what is outside.
 
     Raises:
         DataError: wrong dtype or shape, different lengths, no example or one without a value, a label that is negative or beyond int64, or a value
@@ -51,7 +56,7 @@ def make_split(
         if not np.isfinite(images).all():
             first = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))[0])
             raise DataError(f"{origin}: example {first} holds a value that is not finite in float32. Clean the data.")
-    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), targets, groups, recordings)
+    return Split(torch.from_numpy(np.require(images, requirements=("C", "W"))), targets, groups, recordings, reading)
 
 
 def _whole_numbers(values: NDArray[Any], count: int, word: str, origin: str) -> torch.Tensor:

@@ -28,8 +28,8 @@ def load_data(data: DataSection) -> tuple[Split, Split]:
 
     Raises:
         DataError: a file is missing, truncated or mislabelled; train and test hold different classes, or the same examples; there is no test part
-            and no `test_split`, or both; `test_limit` is below the number of classes; the examples cannot be brought to `input_shape`, or differ in
-            shape; `data.mean` does not fit the channels.
+            and no `test_split`, or both; `test_limit` is below the number of classes; a class lacks a name; the examples cannot be brought to
+            `input_shape`, or differ in shape; `data.mean` does not fit the channels.
         RecipeError: an environment variable of the path is not set.
     """
     source = registry.load(SOURCES, data.source, error=DataError)
@@ -41,7 +41,7 @@ def load_data(data: DataSection) -> tuple[Split, Split]:
     _check_classes(train, test, data)
     if data.test_limit is not None and data.test_limit < (classes := len(class_labels(test))):
         raise DataError(f"{_where(data)} has {classes} classes, `test_limit` is {data.test_limit}: some would have no test example. Raise it.")
-    train, test = (_shaped(part, data) for part in (_limit(train, data.train_limit), _limit(test, data.test_limit)))
+    train, test = (_named(_shaped(part, data), data) for part in (_limit(train, data.train_limit), _limit(test, data.test_limit)))
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"{_where(data)}: examples of train have shape {tuple(train.x.shape[1:])}, of test {tuple(test.x.shape[1:])}; a network takes one shape. "
@@ -85,9 +85,23 @@ def _with_test(train: Split, test: Split | None, data: DataSection) -> tuple[Spl
 
 
 def _shaped(split: Split, data: DataSection) -> Split:
-    if data.input_shape is None:
+    if data.input_shape is None or tuple(split.x.shape[1:]) == data.input_shape:
         return split
-    return replace(split, x=bring_to_shape(split.x, data.input_shape, origin=_where(data)))
+    reading = split.reading.then(f"brought to shape {data.input_shape}: bilinear with antialiasing, grey = .299 red + .587 green + .114 blue")
+    return replace(split, x=bring_to_shape(split.x, data.input_shape, origin=_where(data)), reading=reading)
+
+
+def _named(split: Split, data: DataSection) -> Split:
+    """With the class names of the recipe, which go before those of the source.
+
+    Raises:
+        DataError: a class has none.
+    """
+    names = split.reading.class_names if data.class_names is None else data.class_names
+    highest = int(split.y.max())
+    if names and highest >= len(names):
+        raise DataError(f"{_where(data)} has a class {highest}, its class names are {len(names)}, for 0 to {len(names) - 1}. Name every class.")
+    return replace(split, reading=replace(split.reading, class_names=names))
 
 
 def _check_classes(train: Split, test: Split, data: DataSection) -> None:

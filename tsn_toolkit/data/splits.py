@@ -66,8 +66,9 @@ def load_task(recipe: Recipe, index: int) -> TaskData:
     rest, validation = split_validation(train, section.validation, recipe.seed, index)
     mean, std = _per_channel(section, train)
     classes = tuple(offset + label for label in share.classes)
+    names = {offset + label: name for label, name in enumerate(test.reading.class_names)}
     parts = [_relabel(part, share.classes) for part in (rest, validation, test)]
-    return TaskData(share.name, classes, parts[0], parts[1], parts[2], mean, std)
+    return TaskData(share.name, classes, parts[0], parts[1], parts[2], mean, std, names)
 
 
 def make_tasks(recipe: Recipe) -> tuple[TaskData, ...]:
@@ -149,7 +150,7 @@ def _select(split: Split, share: Share) -> Split:
 
 def _relabel(split: Split, classes: Sequence[int]) -> Split:
     ascending, position = torch.tensor(classes).sort()  # no table over all labels: one of them may be a number of many digits
-    return Split(split.x, position[torch.searchsorted(ascending, split.y)])
+    return Split(split.x, position[torch.searchsorted(ascending, split.y)], reading=split.reading)
 
 
 def _per_channel(data: DataSection, split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

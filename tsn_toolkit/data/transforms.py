@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from tsn_toolkit.contracts import Split
-from tsn_toolkit.data.streams import Stream, raw_numbers
+from tsn_toolkit.data.streams import Stream, order_expression, raw_numbers
 from tsn_toolkit.errors import DataError
 
 CHUNK = 4096
@@ -30,7 +30,9 @@ def permute_pixels(split: Split, seed: int, index: int) -> Split:
     lead = 1 if split.x.ndim == 2 else 2
     flat = split.x.flatten(lead) if split.x.ndim > lead else split.x  # (n, features) or (n, channels, positions)
     order = np.argsort(raw_numbers(seed, index, Stream.PIXELS, flat.shape[-1]), kind="stable")
-    return replace(split, x=flat[..., torch.from_numpy(order)].reshape(split.x.shape))
+    positions = flat.shape[-1]
+    reading = split.reading.then(f"its {positions} positions taken in the order {order_expression(seed, index, Stream.PIXELS, positions)}")
+    return replace(split, x=flat[..., torch.from_numpy(order)].reshape(split.x.shape), reading=reading)
 
 
 def rotate(split: Split, angle: float) -> Split:
@@ -47,7 +49,8 @@ def rotate(split: Split, angle: float) -> Split:
         raise DataError(f"`split: rotation` needs images (n, channels, height, width), got examples of shape {tuple(split.x.shape[1:])}.")
     if angle % 360 == 0:
         return split
-    return replace(split, x=torch.cat([_rotated(chunk, angle) for chunk in torch.split(split.x, CHUNK)]))
+    turned = torch.cat([_rotated(chunk, angle) for chunk in torch.split(split.x, CHUNK)])
+    return replace(split, x=turned, reading=split.reading.then(f"turned by {angle:g} degrees counterclockwise, bilinear, what comes into view 0"))
 
 
 def _rotated(x: torch.Tensor, angle: float) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 Outputs at their clip limits hide what happened before them, and equal outputs are one measurement: so inputs vary in level, contrast and coarseness,
 half of them smooth patterns and half mostly noise, and they are drawn anew, in the end with less contrast, until the reference answers them apart.
-No example of the task is used.
+Inputs of a task that reads texts are texts of random words. No example of the task is used.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class InputRange:
 
     Attributes:
         low, high: one value per channel, or one for all.
+        one_hot: at each position one channel at most is high and all others are low: the columns of a text.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    one_hot: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class RecordedInputs:
 
     def record(self, span: InputRange) -> dict[str, Any]:
         """As a manifest states it."""
-        return {"low": list(span.low), "high": list(span.high), "contrast": self.contrast}
+        return {"low": list(span.low), "high": list(span.high), "one_hot": span.one_hot, "contrast": self.contrast}
 
 
 def input_range(preprocessing: Preprocessing, extracted: ExtractedModel, ranges: Mapping[str, ActivationRange]) -> InputRange:
@@ -72,7 +74,7 @@ def input_range(preprocessing: Preprocessing, extracted: ExtractedModel, ranges:
     if preprocessing.scaling == UINT8_SCALING:
         mean, std = preprocessing.mean or (0.0,), preprocessing.std or (1.0,)
         low, high = ([(raw - centre) / spread for centre, spread in zip(mean, std, strict=True)] for raw in (0.0, 1.0))
-        return InputRange(tuple(low), tuple(high))
+        return InputRange(tuple(low), tuple(high), one_hot=preprocessing.text_file is not None)
     for name in _input_quantizers(extracted):
         if (found := ranges.get(name)) is not None:
             return InputRange((-127 * found.scale if found.signed else 0.0,), ((127 if found.signed else 255) * found.scale,))
@@ -123,19 +125,28 @@ def clipped_share(outputs: NDArray[np.float32], step: float) -> float:
 def draw_inputs(shape: tuple[int, ...], span: InputRange, count: int, seed: Sequence[int], *, contrast: float = 1.0) -> NDArray[np.float16]:
     """Seeded inputs (count, *shape) inside a range; `contrast` below 1 draws them to 0, or to the range's end that is nearest to it."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-    units = np.stack([_pattern(shape, generator, smooth=index % 2 == 0) for index in range(count)])
+    draw = _text if span.one_hot else _pattern
+    units = np.stack([draw(shape, generator, index) for index in range(count)])
     wide = (-1, *[1] * (len(shape) - 1))
     low, high = (np.array(side).reshape(wide) for side in (span.low, span.high))
     centre = np.clip(0.0, low, high)
     return (centre + contrast * (low + (high - low) * units - centre)).astype(np.float16)
 
 
-def _pattern(shape: tuple[int, ...], generator: np.random.Generator, *, smooth: bool) -> NDArray[np.float64]:
+def _text(shape: tuple[int, ...], generator: np.random.Generator, _: int) -> NDArray[np.float64]:
+    """One text (columns, positions) of random words: 1.0 in the column of each, nothing behind its end."""
+    columns = np.zeros(shape)
+    length = int(generator.integers(1, shape[1] + 1))
+    columns[generator.integers(0, shape[0], length), np.arange(length)] = 1.0
+    return columns
+
+
+def _pattern(shape: tuple[int, ...], generator: np.random.Generator, index: int) -> NDArray[np.float64]:
     """One input in [0, 1]: a coarse random grid, interpolated along every axis but the channels', mixed with uniform noise, steepened."""
     grid = generator.random((*shape[:1], *(min(size, int(generator.integers(2, 9))) for size in shape[1:])))
     for axis in range(1, len(shape)):
         grid = _stretched(grid, axis, shape[axis])
-    noise = generator.uniform(0, 0.3) if smooth else generator.uniform(0.5, 1)
+    noise = generator.uniform(0, 0.3) if index % 2 == 0 else generator.uniform(0.5, 1)
     mixed = (1 - noise) * grid + noise * generator.random(shape)
     return np.clip((mixed - generator.uniform(0.3, 0.7)) * generator.uniform(1, 12 if len(shape) > 1 else 3) + 0.5, 0, 1)
 

@@ -31,15 +31,25 @@ class Preprocessing:
     Attributes:
         mean, std: per channel, applied after `scaling`; empty: none.
         scaling: factor on raw values, 1/255 for uint8 images.
+        steps: phrases for what comes before, in order.
+        text_file: file of the package that says how a text becomes raw values; None where they are no text.
     """
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     scaling: float = 1.0
+    steps: tuple[str, ...] = ()
+    text_file: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As a manifest states it."""
-        return {"scaling": self.scaling, "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "steps": list(self.steps),
+            "text_file": self.text_file,
+            "scaling": self.scaling,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
 
 def describe(

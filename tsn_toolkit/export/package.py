@@ -2,6 +2,7 @@
 
     model.onnx      the artefact, or model.pt2 and the files beside it: what the runtime reads
     manifest.json   what the folder holds, with a sha256 for every other file; canonical JSON without time, host or path
+    text.json       how a text becomes the model's input, where it reads texts
     golden.npz      `x`: seeded synthetic inputs in the task's range, `y`: the reference's outputs, once for each arithmetic a processor may choose
     README.md       code that loads and runs the model with numpy and the runtime alone
     parity.json     what the gates measured
@@ -23,13 +24,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, ExtractedModel
+from tsn_toolkit.contracts import ActivationRange, ExtractedModel, TextForm
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.golden import input_range, record_inputs
 from tsn_toolkit.export.manifest import Preprocessing, add_measurements, describe, read_manifest, write_manifest
 from tsn_toolkit.export.readme import readme_text
 from tsn_toolkit.export.runtime import Runtime, load_runtime
+from tsn_toolkit.export.text_file import write_text_file
 from tsn_toolkit.files import write_bytes
 from tsn_toolkit.target import Target
 
@@ -46,6 +48,7 @@ class PackageOptions:
     Attributes:
         preprocessing: see `Preprocessing`.
         labels: name or class index of each output.
+        text: how a text becomes raw values, written to the preprocessing's `text_file`; None where the task reads no text.
         golden_samples: number of recorded inputs, 1 to 32.
         golden_seed: of the recorded inputs.
         unit_masks: group -> bool per unit of the pristine model, True = kept; recorded by runtimes whose package has a place for it.
@@ -54,6 +57,7 @@ class PackageOptions:
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[int | str, ...] = ()
+    text: TextForm | None = None
     golden_samples: int = 16
     golden_seed: int = 0
     unit_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -106,6 +110,8 @@ def write_package(
 
     def fill(draft: Path) -> None:
         artefact = runtime.export(ExportRequest(extracted, ranges, target, example_input, options.unit_masks), draft)
+        if options.text is not None and options.preprocessing.text_file is not None:
+            write_text_file(draft, options.text, options.preprocessing.text_file)
         shape = tuple(example_input.shape[1:])
         recorded = _write_golden(draft, extracted, ranges, runtime, artefact, shape, options)
         manifest = {

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsn_toolkit.export.runtime import Runtime
+from tsn_toolkit.export.text_file import text_code
 
 _TEMPLATE = """# {task} for {target}
 
 {contents} It needs {requirements}.
 
 Input `{input_name}`: float32 {input_shape}{preprocessing}. Output `{output_name}`: float32 {output_shape}{labels}.
-{tasks}{notes}
+{tasks}{text}{notes}
 Run this in the package's folder:
 
 ```python
@@ -48,6 +49,7 @@ def readme_text(manifest: Mapping[str, Any], runtime: Runtime, golden_file: str)
         output_shape=_shape(wanted["shape"]),
         labels="" if tasks else _labels(manifest["labels"]),
         tasks="".join(_task_line(task) for task in tasks),
+        text=_text(manifest, tasks),
         notes="".join(f"\n{note}\n" for note in manifest["notes"]),
         code=runtime.readme_code(manifest, golden_file),
         answers="\n".join(_answer_line(task) for task in tasks) or 'print("classes:", logits.argmax(axis=1))',
@@ -86,6 +88,13 @@ def _answer_line(task: Mapping[str, Any]) -> str:
     return f"print({name!r}, logits[:, {first}:{first + task['output_size']}].argmax(axis=1))"
 
 
+def _text(manifest: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> str:
+    """How a text becomes an input, of the first task that reads texts; others differ in the file at most."""
+    codes = [text_code(task["preprocessing"]) for task in tasks or [manifest]]
+    code = next((code for code in codes if code), "")
+    return f"\nInput of a text:\n\n```python\n{code}```\n" if code else ""
+
+
 def _labels(labels: list[Any]) -> str:
     return ", labels " + ", ".join(str(label) for label in labels) if labels else ""
 
@@ -95,7 +104,9 @@ def _shape(shape: list[Any]) -> str:
 
 
 def _preprocessing(steps: Mapping[str, Any]) -> str:
+    if steps["text_file"] is not None:
+        return f"columns of a text by `{steps['text_file']}`"
     text = "raw values" if steps["scaling"] == 1.0 else f"raw values times {steps['scaling']!r}"
     if steps["mean"]:
         text += f", then minus {steps['mean']} and divided by {steps['std']} per channel"
-    return text
+    return text + (f"; raw values are {', then '.join(steps['steps'])}" if steps["steps"] else "")

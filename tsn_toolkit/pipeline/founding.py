@@ -195,7 +195,7 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
     return record
 
 
-LATE_DATA_KEYS = ("test_split", "input_shape")
+LATE_DATA_KEYS = ("test_split", "input_shape", "class_names")
 """Keys of `data` that a store names only where they are set."""
 
 
@@ -204,6 +204,7 @@ def _stored_tasks(section: dict[str, Any], tasks: int) -> dict[str, Any]:
     if not tasks:
         return {}
     record = {**section, **{key: section[key][:tasks] for key in ("explicit", "angles", "datasets")}}
+    record["datasets"] = [{key: value for key, value in entry.items() if key != "class_names" or value is not None} for entry in record["datasets"]]
     for key, default in (("groups_per_task", 1), ("angles", []), ("datasets", [])):
         if record[key] == default:
             del record[key]

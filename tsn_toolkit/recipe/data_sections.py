@@ -58,5 +58,5 @@ def data_path_variables(recipe: Recipe) -> dict[str, str]:
 def _section(common: DataSection, entry: DatasetTask) -> DataSection:
     given = {key: value for key in DatasetTask.model_fields if key in DataSection.model_fields and (value := getattr(entry, key)) is not None}
     if entry.source is not None and entry.source != common.source:
-        given = {"path": None, "options": {}, "test_split": None, **given}
+        given = {"path": None, "options": {}, "test_split": None, "class_names": None, **given}
     return common.model_copy(update=given)

@@ -75,6 +75,8 @@ class DataSection(Section):
     """How test is taken out of data that has no test part; null for all others."""
     input_shape: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | None = None
     """Shape of one example, channels first, that all data is brought to: images are resized, grey becomes colour or colour grey. Null: as it is."""
+    class_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] | None = None
+    """Names of the classes 0, 1, ..., for packages; null: those of the source, where it has names."""
 
 
 class ExplicitTask(Section):
@@ -87,7 +89,8 @@ class ExplicitTask(Section):
 
 
 class DatasetTask(Section):
-    """One task of `split: datasets`; what is left out is as in `data`. Another source than there has its own path, options and test split."""
+    """One task of `split: datasets`; what is left out is as in `data`. Another source than there has its own path, options, test split and class
+    names."""
 
     name: TaskName
     """Name of the task: small letters, digits, _ and -."""
@@ -102,6 +105,7 @@ class DatasetTask(Section):
     train_limit: Count | None = None
     test_limit: Count | None = None
     test_split: TestSplitSection | None = None
+    class_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)] | None = None
 
 
 class TasksSection(Section):

@@ -8,7 +8,7 @@ Pixels are the red, green and blue plane, each 32 x 32, row by row. With fine la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tsn_toolkit.contracts import Split
+from tsn_toolkit.contracts import Reading, Split
 from tsn_toolkit.data.examples import make_split, require_folder
 from tsn_toolkit.errors import DataError
 
@@ -46,6 +46,8 @@ class _Layout:
 
 
 _CIFAR100 = _Layout(("train.bin",), ("test.bin",), 50_000, 10_000, (20, 100))
+_NAME_FILES = {100: "fine_label_names.txt", 20: "coarse_label_names.txt", 10: "batches.meta.txt"}
+"""By number of classes."""
 _CIFAR10 = _Layout(tuple(f"data_batch_{part}.bin" for part in range(1, 6)), ("test_batch.bin",), 10_000, 10_000, (10,))
 
 
@@ -67,9 +69,18 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split]:
     if options.labels == "coarse" and layout is _CIFAR10:
         raise DataError(f"data folder {folder} holds CIFAR-10, which has no 'coarse' labels. Set `data.options.labels` to fine.")
     column = 0 if options.labels == "coarse" else len(layout.classes) - 1
+    reading = Reading(_class_names(folder / _NAME_FILES[layout.classes[column]], layout.classes[column]))
     train = _load_part(folder, layout.train, layout, column, layout.train_images if options.official_size else None)
     test = _load_part(folder, layout.test, layout, column, layout.test_images if options.official_size else None)
-    return train, test
+    return replace(train, reading=reading), replace(test, reading=reading)
+
+
+def _class_names(file: Path, classes: int) -> tuple[str, ...]:
+    """The names that the official archive has beside the images, one a line; none where the file is missing or holds another number of them."""
+    if not file.is_file():
+        return ()
+    names = tuple(file.read_text(encoding="utf-8", errors="replace").split())
+    return names if len(names) == classes else ()
 
 
 def _load_part(folder: Path, names: Sequence[str], layout: _Layout, column: int, images: int | None) -> Split:

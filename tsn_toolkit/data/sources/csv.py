@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tsn_toolkit.contracts import Split
+from tsn_toolkit.contracts import Reading, Split, TextForm
 from tsn_toolkit.data.class_names import number_classes
 from tsn_toolkit.data.examples import make_split, require_folder
 from tsn_toolkit.data.tokens import hashed_column, one_hot, vocabulary
 from tsn_toolkit.errors import DataError
 from tsn_toolkit.registry import did_you_mean
 
-_TOKEN = re.compile(r"\w+|[^\w\s]")
+TOKEN = r"\w+|[^\w\s]"
+"""A token of a text."""
+
 _WHOLE = re.compile(r"[0-9]+")
 LABEL_DIGITS = 18
 """Numbers of so many digits fit into int64."""
@@ -99,9 +101,10 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
             "hash."
         )
     tables = [_read_table(folder / name, options) for name in files]
-    labels = _labels(tables, options.label)
-    x: Sequence[NDArray[Any]] = _numbers(tables, options) if options.text is None else _texts(tables, options.text, options)
-    splits = [make_split(values, y, origin=str(table.file)) for table, values, y in zip(tables, x, labels, strict=True)]
+    names, labels = _labels(tables, options.label)
+    x, reading = _numbers(tables, options) if options.text is None else _texts(tables, options.text, options)
+    reading = replace(reading, class_names=names)
+    splits = [make_split(values, y, origin=str(table.file), reading=reading) for table, values, y in zip(tables, x, labels, strict=True)]
     return splits[0], splits[1] if len(splits) > 1 else None
 
 
@@ -128,15 +131,16 @@ def _read_table(file: Path, options: Options) -> _Table:
     return _Table(file, header, rows)
 
 
-def _labels(tables: Sequence[_Table], name: str) -> list[NDArray[np.int64]]:
+def _labels(tables: Sequence[_Table], name: str) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+    """Names of the classes, none where labels are numbers, and the labels of each table."""
     columns = [[cell.strip() for cell in table.column(name, "label")] for table in tables]
     if all(_WHOLE.fullmatch(cell) for column in columns for cell in column):
-        return [_whole(table, column) for table, column in zip(tables, columns, strict=True)]
+        return (), [_whole(table, column) for table, column in zip(tables, columns, strict=True)]
     for table, column in zip(tables, columns, strict=True):
         if "" in column:
             raise DataError(f"{table.file}, line {table.rows[column.index('')][0]}: the label is empty. Fill it in or remove the line.")
     known = sorted(set(columns[0]))
-    return [number_classes(column, known, origin=str(table.file)) for table, column in zip(tables, columns, strict=True)]
+    return tuple(known), [number_classes(column, known, origin=str(table.file)) for table, column in zip(tables, columns, strict=True)]
 
 
 def _whole(table: _Table, column: list[str]) -> NDArray[np.int64]:
@@ -146,11 +150,13 @@ def _whole(table: _Table, column: list[str]) -> NDArray[np.int64]:
     return np.array([int(cell) for cell in column], np.int64)
 
 
-def _numbers(tables: Sequence[_Table], options: Options) -> list[NDArray[np.float64]]:
+def _numbers(tables: Sequence[_Table], options: Options) -> tuple[Sequence[NDArray[Any]], Reading]:
+    """Of each table float64 (n, features)."""
     names = options.features or tuple(name for name in tables[0].header if name != options.label)
     if not names:
         raise DataError(f"{tables[0].file} has no column beside the label {options.label!r}. Name another file.")
-    return [np.stack([_number_column(table, name) for name in names], axis=1) for table in tables]
+    values = [np.stack([_number_column(table, name) for name in names], axis=1) for table in tables]
+    return values, Reading(steps=(f"the numbers {', '.join(names)} in this order",))
 
 
 def _number_column(table: _Table, name: str) -> NDArray[np.float64]:
@@ -173,14 +179,17 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _texts(tables: Sequence[_Table], name: str, options: Options) -> list[NDArray[np.uint8]]:
-    tokens = [[_TOKEN.findall(cell.lower()) for cell in table.column(name, "text")] for table in tables]
+def _texts(tables: Sequence[_Table], name: str, options: Options) -> tuple[Sequence[NDArray[Any]], Reading]:
+    """Of each table uint8 (n, vocabulary, length)."""
+    tokens = [[re.findall(TOKEN, cell.lower()) for cell in table.column(name, "text")] for table in tables]
+    words: dict[str, int] = {}
     if options.tokens == "hash":
         column_of = partial(hashed_column, size=options.vocabulary)
     else:
         words = vocabulary(tokens[0], options.vocabulary, origin=str(tables[0].file))
         column_of = partial(_column_in, words)
-    return [one_hot(texts, column_of, size=options.vocabulary, length=options.length) for texts in tokens]
+    values = [one_hot(texts, column_of, size=options.vocabulary, length=options.length) for texts in tokens]
+    return values, Reading(text=TextForm(TOKEN, tuple(words), options.vocabulary, options.length))
 
 
 def _column_in(words: dict[str, int], word: str) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tsn_toolkit.contracts import Split
+from tsn_toolkit.contracts import Reading, Split
 from tsn_toolkit.data.class_names import number_classes
 from tsn_toolkit.data.examples import make_split, require_folder
 from tsn_toolkit.data.sources.image_folder import eight_bits
@@ -50,8 +50,10 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split | None]:
     else:
         parts = [_entry(loaded, name, folder, "part", key) for key, name in (("train", options.train), ("test", options.test)) if name is not None]
     columns = [[_entry_column(part, name, folder, key) for part in parts] for key, name in (("x", options.x), ("y", options.y))]
-    labels = _labels(columns[1], folder)
-    splits = [make_split(_array(x, options.channels, folder), y, origin=str(folder)) for x, y in zip(columns[0], labels, strict=True)]
+    names, labels = _labels(columns[1], folder)
+    reading = Reading(names or tuple(getattr(parts[0].features[options.y], "names", None) or ()))
+    arrays = (_array(x, options.channels, folder) for x in columns[0])
+    splits = [make_split(x, y, origin=str(folder), reading=reading) for x, y in zip(arrays, labels, strict=True)]
     return splits[0], splits[1] if len(splits) > 1 else None
 
 
@@ -79,11 +81,13 @@ def _entry_column(part: Any, name: str, folder: Path, key: str) -> list[Any]:
     return list(part[name])
 
 
-def _labels(columns: list[list[Any]], folder: Path) -> list[NDArray[np.int64]]:
+def _labels(columns: list[list[Any]], folder: Path) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+    """Names of the classes, none where labels are numbers, and the labels of each part."""
     if all(isinstance(label, int) for column in columns for label in column):
-        return [np.array(column, np.int64) for column in columns]
+        return (), [np.array(column, np.int64) for column in columns]
     names = [[str(label) for label in column] for column in columns]
-    return [number_classes(column, sorted(set(names[0])), origin=str(folder)) for column in names]
+    known = sorted(set(names[0]))
+    return tuple(known), [number_classes(column, known, origin=str(folder)) for column in names]
 
 
 def _array(values: list[Any], channels: int, folder: Path) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tsn_toolkit.contracts import Split
+from tsn_toolkit.contracts import Reading, Split
 from tsn_toolkit.data.class_names import number_classes
 from tsn_toolkit.data.examples import make_split, require_folder
 from tsn_toolkit.errors import DataError
@@ -92,7 +92,10 @@ def _load_part(folder: Path, classes: dict[str, list[Path]], known: list[str], o
             )
         images[position] = pixels
     assert images is not None, "every class has a file"
-    return make_split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, origin=str(folder))
+    steps: tuple[str, ...] = (f"read as {'grey' if options.channels == 1 else 'red, green, blue'}",)
+    if options.size is not None:
+        steps += (f"resized to {options.size[0]} x {options.size[1]} (height x width) by Pillow's BILINEAR",)
+    return make_split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, origin=str(folder), reading=Reading(tuple(known), steps))
 
 
 def _read_image(file: Path, options: Options) -> NDArray[np.uint8]:

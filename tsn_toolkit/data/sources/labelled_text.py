@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tsn_toolkit.contracts import Split
+from tsn_toolkit.contracts import Reading, Split, TextForm
 from tsn_toolkit.data.examples import make_split, require_folder
 from tsn_toolkit.data.tokens import one_hot, vocabulary
 from tsn_toolkit.errors import DataError
+
+TOKEN = "[^ ]+"
+"""A token of a line."""
 
 Sentences = list[tuple[int, list[str]]]
 """(label, tokens in lower case) of every line."""
@@ -49,9 +52,10 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split]:
     folder = require_folder(path, source="labelled_text", files=f"{options.train} and {options.test}")
     train, test = (_read_sentences(folder / name, options.encoding) for name in (options.train, options.test))
     words = vocabulary([tokens for _, tokens in train], options.vocabulary, origin=str(folder / options.train))
+    reading = Reading(text=TextForm(TOKEN, tuple(words), options.vocabulary, options.length))
     return (
-        make_split(_one_hot(train, words, options.length), _labels(train), origin=str(folder / options.train)),
-        make_split(_one_hot(test, words, options.length), _labels(test), origin=str(folder / options.test)),
+        make_split(_one_hot(train, words, options.length), _labels(train), origin=str(folder / options.train), reading=reading),
+        make_split(_one_hot(test, words, options.length), _labels(test), origin=str(folder / options.test), reading=reading),
     )
 
 

@@ -1,0 +1,52 @@
+"""How a text becomes the columns that a package's model reads, as a file of the package and as code of its README.
+
+text.json   {"token": ..., "words": [...], "columns": ..., "length": ...}   see `TextForm`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tsn_toolkit.contracts import TextForm
+from tsn_toolkit.data.tokens import PRESENT
+from tsn_toolkit.files import write_bytes
+
+TEXT_FILE = "text.json"
+
+_CODE = """\
+import json, re, zlib
+import numpy as np
+
+def columns_of(text, file={file!r}):
+    form = json.load(open(file, encoding="utf-8"))
+    column = {{word: number for number, word in enumerate(form["words"], start=1)}}
+    x = np.zeros((1, form["columns"], form["length"]), np.float32)
+    for position, word in enumerate(re.findall(form["token"], text.lower())[: form["length"]]):
+        hashed = zlib.crc32(word.encode("utf-8")) % form["columns"]
+        x[0, column.get(word, 0) if form["words"] else hashed, position] = {present!r}
+    return {result}
+"""
+
+
+def write_text_file(folder: Path, form: TextForm, name: str = TEXT_FILE) -> None:
+    """Writes the file into a package's folder."""
+    write_bytes(folder / name, (json.dumps(dataclasses.asdict(form), ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def text_code(preprocessing: Mapping[str, Any]) -> str:
+    """Python that makes the model's input out of one text; "" where the input is no text.
+
+    Args:
+        preprocessing: of a manifest.
+    """
+    if preprocessing.get("text_file") is None:
+        return ""
+    result = "x"
+    if preprocessing["mean"]:
+        mean, std = (f"np.array({preprocessing[key]!r}, np.float32)[:, None]" for key in ("mean", "std"))
+        result = f"(x - {mean}) / {std}"
+    return _CODE.format(file=preprocessing["text_file"], present=preprocessing["scaling"] * PRESENT, result=result)
