@@ -76,3 +76,24 @@ def test_the_log_grows_by_lines(tmp_path: Path) -> None:
     folder.log("one")
     folder.log("two\n")
     assert (tmp_path / "a" / "log.txt").read_text(encoding="utf-8") == "one\ntwo\n"
+
+
+DAMAGED = {
+    "no text": (b"\xff\xfe", "no JSON"),
+    "cut": (b'{"name": "t", "acc', "no JSON"),
+    "another value": (b"[1, 2]", "has no `name`"),
+    "a key is missing": (b'{"name": "t", "accuracy": {}}', "has no `bytes`"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path, case: str) -> None:
+    content, reason = DAMAGED[case]
+    folder = create_run_folder(tmp_path / "a", "")
+    write_text(folder.record("t"), "")
+    folder.record("t").write_bytes(content)
+    with pytest.raises(RunError, match=rf"records/t.json is damaged: .*{reason}.*Remove it; `tsn resume` measures the task again"):
+        folder.read_record("t")
+    folder.summary.write_bytes(content.replace(b"name", b"tasks"))
+    with pytest.raises(RunError, match=r"summary.json is damaged: .*`tsn resume` writes it anew"):
+        folder.read_summary()

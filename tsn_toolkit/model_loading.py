@@ -176,9 +176,8 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError) as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise ModelError(
-            f"checkpoint {path} cannot be read with weights_only=True ({reason}). It must be a state dict of tensors: "
+            f"checkpoint {path} cannot be read with weights_only=True ({first_line(problem)}). It must be a state dict of tensors: "
             "torch.save(model.state_dict(), FILE)."
         ) from problem
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tsn_toolkit.errors import RunError
 from tsn_toolkit.files import append_text, write_text
 
 RECIPE_FILE = "recipe.resolved.yaml"
+RECORD_KEYS = ("name", "accuracy", "bytes", "macs", "latency_ms", "R_row", "parity", "warnings")
+"""What every task's record has."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,32 @@ class RunFolder:
     def record(self, task: str) -> Path:
         """What was measured of one task, so that a resumed run need not measure again."""
         return self.path / "records" / f"{task}.json"
+
+    def read_record(self, task: str) -> dict[str, Any]:
+        """A task's record.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        return self._read(self.record(task), RECORD_KEYS, "Remove it; `tsn resume` measures the task again.")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The numbers of the run.
+
+        Raises:
+            RunError: they are damaged.
+        """
+        return self._read(self.summary, ("tasks", "store_bytes"), "`tsn resume` writes it anew.")
+
+    def _read(self, path: Path, keys: tuple[str, ...], what_to_do: str) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as problem:
+            raise RunError(f"{path} is damaged: no JSON ({problem}). {what_to_do}") from problem
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise RunError(f"{path} is damaged: it has no `{missing[0]}`. {what_to_do}")
+        return dict(content)
 
     def kept(self, task: str, name: str) -> Path:
         """What one stage found out while the task was learned; the task's record takes it in."""

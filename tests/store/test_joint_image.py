@@ -407,6 +407,10 @@ def test_what_stands_in_the_way(packed, tmp_path):
         with pytest.raises(StoreError, match=f"{place}: exists and is not a packed store"):
             pack_store(store, place)
     assert (tmp_path / "letter").read_text() == "mine"
+    for place in (tmp_path / "store" / "packed", tmp_path / "store" / "tasks" / "packed"):
+        with pytest.raises(StoreError, match=f"{place}: lies in the store, which holds its own parts alone"):
+            pack_store(store, place)
+        assert not place.exists()
     with pytest.raises(StoreError, match="letter: not an intact packed store: it does not begin with TSNIMAGE"):
         unpack_store(tmp_path / "letter", tmp_path / "back")
     with pytest.raises(StoreError, match="nowhere: cannot be read"):

@@ -13,7 +13,7 @@ from tsn_toolkit import __version__, metrics
 from tsn_toolkit.bench.denominators import measure_denominators
 from tsn_toolkit.data.splits import task_names
 from tsn_toolkit.errors import RunError
-from tsn_toolkit.files import folder_bytes, read_json, write_json, write_text
+from tsn_toolkit.files import folder_bytes, write_json, write_text
 from tsn_toolkit.pipeline.founding import strategy_config
 from tsn_toolkit.pipeline.hooks import Hooks
 from tsn_toolkit.plan.file import plan_from_dict
@@ -34,7 +34,7 @@ def write_report(path: Path, hooks: Hooks) -> Path:
     if not folder.summary.is_file():
         raise RunError(f"{path} is not finished: {folder.summary.name} is missing. Continue it with `tsn resume {path}`.")
     recipe = load_recipe(folder.recipe, strategy_config=strategy_config)
-    store, summary = Store.open(folder.store), read_json(folder.summary)
+    store, summary = Store.open(folder.store), folder.read_summary()
     names = tuple(task["name"] for task in summary["tasks"])
     if set(names) <= {entry.name for entry in store.entries}:
         _write_page(recipe, folder, store, summary)
@@ -53,7 +53,7 @@ def summarise(recipe: Recipe, folder: RunFolder, store: Store, shop: Workshop, n
     living = [index for index, name in enumerate(names) if name in held]
     if not living:
         raise RunError(f"{folder.path}: every task of its store was retired, so there is nothing to report. Begin another run to learn them anew.")
-    records = [read_json(folder.record(names[index])) for index in living]
+    records = [folder.read_record(names[index]) for index in living]
     matrix = [[record["R_row"][i] if i < len(record["R_row"]) else None for i in living] for record in records]
     numbers = dataclasses.asdict(metrics.continual_metrics(matrix, _with_unseen_(matrix, records)))
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
@@ -105,7 +105,7 @@ def _write_page(recipe: Recipe, folder: RunFolder, store: Store, summary: dict[s
         summary,
         inspection=inspect_store(store),
         graph_svg=folder.graph.read_text(encoding="utf-8"),
-        parity={name: read_json(folder.record(name))["parity"] for name in names},
+        parity={name: folder.read_record(name)["parity"] for name in names},
         recipe_text=folder.recipe.read_text(encoding="utf-8"),
         name=recipe.name,
     )

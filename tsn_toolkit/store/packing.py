@@ -29,9 +29,12 @@ def pack_store(store: Store, file: Path | str, tasks: Collection[str] | None = N
             them, and nothing else. None: the whole store.
 
     Raises:
-        StoreError: there is no such task, another file stands there, a part is damaged or was not written by this version, or the disk is full.
+        StoreError: there is no such task, another file stands there or the file would lie in the store, a part is damaged or was not written by this
+            version, or the disk is full.
     """
     file = Path(file)
+    if store.path.resolve() in file.resolve().parents:
+        raise StoreError(f"{file}: lies in the store, which holds its own parts alone. Choose a path outside {store.path}.")
     wanted = None if tasks is None else {name for task in tasks for part in (task, newest_part(store, task)) for name in store.chain(part)}
     entries = tuple(entry for entry in store.entries if wanted is None or entry.name in wanted)
     manifest = Manifest(store.trunk_entry, entries)

@@ -23,6 +23,8 @@ SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such images."""
 
+Side = Annotated[int, Field(ge=1, le=8192)]
+
 
 class Options(BaseModel):
     """Settings of the source."""
@@ -35,7 +37,7 @@ class Options(BaseModel):
     """Folder of the test part; null: there is none."""
     channels: Literal[1, 3] = 3
     """Grey or colour; images of the other kind are turned into it."""
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(None, strict=False)
+    size: tuple[Side, Side] | None = Field(None, strict=False)
     """Height and width that every image is resized to; null: all images have one size."""
 
 
