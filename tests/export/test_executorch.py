@@ -19,6 +19,8 @@ from tsn_toolkit.export.child import infer, latencies_ms
 from tsn_toolkit.export.executorch_program import Node, ProgramContents
 from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.package import PackageOptions, write_package
+from tsn_toolkit.export.rehearsal import check_exportable
+from tsn_toolkit.graph.trace import trace
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
@@ -176,3 +178,23 @@ def test_missing_runtime_names_its_install_line(task, ranges, tmp_path, monkeypa
     message = "Target `edge_executorch_xnnpack` needs executorch, torchao, which is not installed. Install it: pip install executorch"
     with pytest.raises(TargetError, match=message):
         write_package(task, ranges, TARGET, tmp_path / "p", example_input=models.inputs(1))
+
+
+class PeaksOfWindows(nn.Module):
+    """Depthwise over time, then the largest value of each channel, for which XNNPACK's partitioner has no form."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.deep, self.peak = nn.Conv1d(6, 12, 3), nn.Conv1d(12, 12, 3, groups=12), nn.AdaptiveMaxPool1d(1)
+        self.linear = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.linear(self.peak(torch.relu(self.deep(torch.relu(self.conv(x))))).flatten(1))
+
+
+@installed
+def test_what_executorch_itself_refuses_is_said_before_training():
+    model = PeaksOfWindows()
+    graph = trace(model, torch.zeros(1, 6, 32), head="linear")
+    with pytest.raises(ExportError, match="so nothing is trained: ExecuTorch refuses the model: .*adaptive_max_pool"):
+        check_exportable(model, graph, [TARGET])

@@ -26,6 +26,7 @@ from tsn_toolkit.export.executorch_arithmetic import XnnpackArithmetic
 from tsn_toolkit.export.executorch_program import ProgramContents, read_program
 from tsn_toolkit.export.integer_interpreter import admissible_by
 from tsn_toolkit.export.integer_share import IntegerShare
+from tsn_toolkit.export.rehearsal import by_exporting
 from tsn_toolkit.export.vendor_int8 import VendorInt8
 from tsn_toolkit.files import write_bytes
 from tsn_toolkit.quantizers.activations import IntegerModel
@@ -91,13 +92,7 @@ def export(request: ExportRequest, out_dir: Path) -> Artefact:
     )
 
 
-def rehearse(request: ExportRequest) -> None:
-    """What `export` asks before ExecuTorch is called, which takes longest.
-
-    Raises:
-        TargetError, ExportError: as `export`.
-    """
-    _decomposed(request)
+rehearse = by_exporting(export)  # ExecuTorch's own partitioner refuses networks too, so it is asked, for some 10 to 30 seconds of processor time
 
 
 def _decomposed(request: ExportRequest) -> tuple[IntegerModel, DecomposedGraph]:

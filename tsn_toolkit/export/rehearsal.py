@@ -1,7 +1,7 @@
 """Whether tasks of a network will have a form in their targets' runtimes, asked of the pristine network before anything is trained.
 
 Operations decide that, and not numbers: the network gets codes of +-1, ranges of one random batch, and goes into each exporter as far as it takes to
-know. What depends on a task's own numbers, such as a device's flash, is left to the export.
+know, to the end where its makers' own tools may refuse. What depends on a task's own numbers, such as a device's flash, is left to the export.
 """
 
 from __future__ import annotations
