@@ -48,7 +48,7 @@ def test_the_package_passes_both_gates_exactly(task, package, reference):
     parity = run_gates(package, task, reference, TARGET, x, task.model(x).argmax(1))
     assert parity.passed and parity.output_steps == 0.0 and parity.samples == 48 and parity.emulated_samples == 8
     check = verify_package(package)
-    assert check.passed and check.output_steps == 0.0 and check.files == 10
+    assert check.passed and check.output_steps == 0.0 and check.files == 11
     assert check.emulated_samples == 8 and check.warnings == ()
     share = integer_share(package)
     assert (share.share, share.operations) == (1.0, {"convolution": 3, "average_pool": 1, "add": 1})
@@ -72,6 +72,7 @@ def test_nothing_is_timed(package):
 def test_the_readmes_code_runs(package):
     assert "recorded outputs: 0.000 output steps" in models.readme_output(package)
     assert "int32_t best = tsn_run(TSN_TASK_TASK, input, output);" in (package / "README.md").read_text()
+    assert "tsn_softmax_task(output, output);" in (package / "README.md").read_text()
 
 
 def test_the_files_are_the_same_again(package, task, ranges, tmp_path):
@@ -141,7 +142,7 @@ def test_without_a_cross_compiler_the_package_is_verified_on_this_computer_and_s
 def test_what_make_builds_in_the_folder_is_left_alone(copy):
     subprocess.run(["make", "-s"], cwd=copy, check=True, timeout=100)
     check = verify_package(copy)
-    assert check.passed is True and "libtsn.a, model.o, weights.o" in check.warnings[0]
+    assert check.passed is True and "libtsn.a, model.o, probabilities.o, weights.o" in check.warnings[0]
 
 
 def test_a_program_that_hangs_in_the_emulator_is_stopped(copy, tmp_path):
