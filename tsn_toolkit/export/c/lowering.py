@@ -29,7 +29,7 @@ from tsn_toolkit.export.c.softmax import PROBABILITY_STEP, powers_of
 from tsn_toolkit.export.integer_interpreter import ADDITIONS, JOINS
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, rectifies
-from tsn_toolkit.quantizers.plain_calls import called_plain
+from tsn_toolkit.quantizers.plain_calls import called_plain, operated_plain
 
 _RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -209,7 +209,7 @@ class _Lowering:
         if target in _RESHAPES and args and isinstance(args[0], (Tensor, _Pending)):
             call = getattr(torch.Tensor, target) if isinstance(target, str) else target
             return _reshaped(name, args[0], lambda x: call(x, *args[1:], **kwargs))
-        if target is called_plain:
+        if target in (called_plain, operated_plain):
             target, args = args[0], args[1:]
         if target in _SOFTMAXES:
             given = inspect.signature(functional.softmax).bind(*args, **kwargs).arguments
