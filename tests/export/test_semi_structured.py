@@ -23,7 +23,7 @@ from torch.sparse import SparseSemiStructuredTensorCUTLASS
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass, sparse_semi_structured_to_dense_cutlass
 
 import tsn_toolkit.export.torch_semi_structured as exporter
-from tsn_toolkit.errors import ExportError, TargetError
+from tsn_toolkit.errors import ExportError, GateError, TargetError
 from tsn_toolkit.export import torch as program
 from tsn_toolkit.export.artefact import ExportRequest
 from tsn_toolkit.export.child import infer
@@ -163,6 +163,12 @@ def test_package_says_it_was_not_run(package, sparse_task, half_reference):
     parity = run_gates(package, sparse_task, half_reference, TARGET, models.inputs(16, seed=7))
     assert parity.not_run and parity.failures == () and np.isnan(parity.output_steps) and parity.top1_agreement == 1.0 and parity.sqnr_db > 50
     assert verify_package(package).not_run == manifest["not_run"] and verify_package(package).passed is None
+
+
+@without_cuda
+def test_the_runner_starts_in_a_process_of_its_own_and_asks_for_the_gpu(package):
+    with pytest.raises(GateError, match=r"does not run in torch_semi_structured \(exit code 1\): .*(CUDA|NVIDIA)"):
+        infer(package / "model.pt2", models.inputs(2).numpy(), runtime="torch_semi_structured", options={})
 
 
 @without_cuda

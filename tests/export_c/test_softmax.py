@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tsn_toolkit.errors import ExportError
+from tsn_toolkit.export.c import softmax
 from tsn_toolkit.export.c.elf import linked_bytes
 from tsn_toolkit.export.c.lowering import lower
 from tsn_toolkit.export.c.operations import IntegerProgram, Softmax, Tensor
 from tsn_toolkit.export.c.program import generate, write_program
 from tsn_toolkit.export.c.reference import quantize_input, run_reference, stored_bytes
-from tsn_toolkit.export.c.softmax import PROBABILITY_STEP, powers_of, softmax_codes
+from tsn_toolkit.export.c.softmax import PROBABILITY_STEP, power_of, powers_of, softmax_codes
 from tsn_toolkit.export.c.templates import read
 from tsn_toolkit.export.rehearsal import check_exportable
 from tsn_toolkit.graph.trace import trace
@@ -41,6 +42,8 @@ from c_models import (  # noqa: E402
 )
 
 ARM, AARCH64 = "arm-none-eabi-gcc", "aarch64-linux-gnu-gcc"
+POWERS = 3
+"""Of so many cases every power is compared."""
 SANITIZERS = ("-O1", "-g", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
 
 
@@ -96,6 +99,14 @@ def test_the_error_stays_within_the_stated_bound(classes, exponent, span, seed):
     assert bound(1000) < 0.501
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-9, 3))
+def test_powers_are_off_by_one_and_a_half_units_at_most(exponent):
+    step, below = 10.0**exponent, np.arange(256)
+    found = power_of(below, powers_of(step, where="a test"))
+    assert np.abs(found - 2.0**31 * np.exp(-step * below)).max() <= 1.5 + 1e-4 and found[0] == 2**31 and (np.diff(found) <= 0).all()
+
+
 def test_a_step_that_is_no_positive_number_is_refused():
     for step in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ExportError, match=rf"step of the input of softmax `head` must be positive and finite, got {step}"):
@@ -110,11 +121,28 @@ def kernel_cases() -> list[tuple[np.ndarray, np.ndarray]]:
         classes = (1, 2, 3, 10, 100, 257, 1000)[number % 7]
         codes = random.integers(-128, 128, classes) if number % 3 else random.choice([-128, 127], classes)
         cases.append((powers_of(float(10 ** random.uniform(-4, 1.5)), where="a test"), codes.astype(np.int8)))
-    return cases
+    return sensitive_cases() + cases
+
+
+def sensitive_cases() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cases in which a divisor of one bit less or more gives another byte."""
+    powers, codes = powers_of(0.02, where="a test"), np.random.default_rng(3).integers(-128, 128, (30_000, 10))
+    found = softmax_codes(codes, powers)
+    chosen = []
+    for bits in (22, 24):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(softmax, "_DIVISOR_BITS", bits)
+            chosen.append(np.flatnonzero((softmax_codes(codes, powers) != found).any(1))[:3])
+    rows = np.concatenate(chosen)
+    assert len(rows) == 6
+    return [(powers, row.astype(np.int8)) for row in codes[rows]]
 
 
 def kernel_main(cases: list[tuple[np.ndarray, np.ndarray]]) -> str:
-    """C text: kernels, the cases, and `run`, which hands every byte of every result to `put`; the last of them is computed in place."""
+    """C text: kernels, the cases, and `run`, which hands every byte of every result to `put`.
+
+    Behind the cases the last of them is computed once more in place, and all 256 powers of the last three are put out.
+    """
     arrays, calls = [], []
     for number, (powers, codes) in enumerate(cases):
         arrays.append(f"static const uint32_t powers_{number}[32] = {{{', '.join(f'{value}u' for value in powers)}}};")
@@ -123,6 +151,8 @@ def kernel_main(cases: list[tuple[np.ndarray, np.ndarray]]) -> str:
     powers, codes = cases[-1]
     calls.append(f"for (int i = 0; i < {len(codes)}; i++) {{ found[i] = codes_{len(cases) - 1}[i]; }}")
     calls.append(f"softmax(found, powers_{len(cases) - 1}, {len(codes)}, found); show({len(codes)});")
+    for number in range(len(cases) - POWERS, len(cases)):
+        calls.append(f"for (int d = 0; d < 1024; d++) {{ put((uint8_t)(power_of(powers_{number}, d / 4) >> d % 4 * 8)); }}")
     kernels = "\n".join(read(f"kernels/{name}.c") for name in ("argmax", "softmax"))
     show = "static void show(int size) { for (int i = 0; i < size; i++) { put((uint8_t)found[i]); } }"
     body = "\n    ".join(calls)
@@ -130,7 +160,10 @@ def kernel_main(cases: list[tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def expected_bytes(cases: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    return np.concatenate([softmax_codes(codes.astype(np.int64).reshape(1, -1), powers)[0] - 128 for powers, codes in [*cases, cases[-1]]])
+    results = [softmax_codes(codes.astype(np.int64).reshape(1, -1), powers)[0] - 128 for powers, codes in [*cases, cases[-1]]]
+    below = np.arange(256)
+    every = [power_of(below, powers).astype("<u4").view(np.int8) for powers, _ in cases[-POWERS:]]
+    return np.concatenate([*results, *every])
 
 
 @pytest.mark.parametrize(("compiler", "flags", "emulator"), [("gcc", SANITIZERS, ()), (AARCH64, ("-O2", "-static"), ("qemu-aarch64",))])
@@ -150,7 +183,7 @@ def test_the_kernel_on_every_board_gives_the_references_bytes(name, tmp_path):
     """With the board file of a package, whose `tsn_run` is the kernel here: input is a case's number, output its bytes."""
     toolchain = load_target(name).toolchain
     needs("make", toolchain.compiler, toolchain.emulator[0])
-    cases = kernel_cases()[:14]
+    cases = kernel_cases()[:20]
     files = generate({"net": lowered(SoftmaxNet)}, toolchain=toolchain).files
     total = len(expected_bytes(cases))
     files["model.h"] = (
@@ -182,6 +215,7 @@ def test_the_reference_of_a_network_goes_through_probabilities():
     assert np.abs(found - np.minimum(256 * wanted, 255)).max() <= bound(9) and len(np.unique(found)) > 30
 
 
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning")
 @pytest.mark.parametrize("called", ["function", "torch", "method", "module", "module without a dimension"])
 def test_every_way_to_call_softmax_is_the_same_operation(called):
     class Net(nn.Module):

@@ -49,6 +49,13 @@ def powers_of(step: float, *, where: str) -> NDArray[np.uint32]:
     return np.array([round(math.ldexp(math.exp(-exponent), _UNIT_BITS)) for exponent in exponents], np.uint32)
 
 
+def power_of(below: NDArray[np.int64], powers: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """p(d) for distances d in [0, 255] from the largest code, as integers in units of 2**-31."""
+    high, low = powers[:16].astype(np.int64), powers[16:].astype(np.int64)
+    found: NDArray[np.int64] = (high[below >> 4] * low[below & 15] + (1 << _UNIT_BITS - 1)) >> _UNIT_BITS
+    return found
+
+
 def softmax_codes(codes: NDArray[np.int64], powers: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Codes of the probabilities, exactly as `templates/kernels/softmax.c` computes them.
 
@@ -59,9 +66,7 @@ def softmax_codes(codes: NDArray[np.int64], powers: NDArray[np.uint32]) -> NDArr
     Returns:
         int64 (examples, n) in [0, 255]; the probability is code / 256.
     """
-    below = codes.max(1, keepdims=True) - codes
-    high, low = powers[:16].astype(np.int64), powers[16:].astype(np.int64)
-    power = (high[below >> 4] * low[below & 15] + (1 << _UNIT_BITS - 1)) >> _UNIT_BITS
+    power = power_of(codes.max(1, keepdims=True) - codes, powers)
     total = power.sum(1, keepdims=True)
     shift = np.array([[max(0, int(value).bit_length() - _DIVISOR_BITS)] for value in total.reshape(-1)], np.int64).reshape(total.shape)
     divisor = total >> shift
