@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.sparse import SparseSemiStructuredTensorCUTLASS
+from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass, sparse_semi_structured_to_dense_cutlass
 
 import tsn_toolkit.export.torch_semi_structured as exporter
@@ -100,6 +100,16 @@ def test_layers_are_sorted_by_pattern_and_kernel(sparse_task):
         "conv": "a Conv2d has no kernel",
         "head": "5 x 96 weights; the kernels take multiples of 32 outputs and 64 inputs",
     }
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "fits"), [(32, 64, True), (96, 192, True), (48, 64, False), (32, 96, False), (64, 32, False)])
+def test_which_shapes_have_a_kernel(outputs, inputs, fits):
+    """As torch's own two libraries state them; what is kept suits both."""
+    layers = sparse_layers(patterned(models.extracted_of(nn.Sequential(nn.Linear(inputs, outputs))), "0"))
+    assert (layers.kept == ("0",)) == fits and ("take multiples of 32 outputs and 64 inputs" in layers.dense.get("0", "")) != fits
+    for library in (SparseSemiStructuredTensorCUTLASS, SparseSemiStructuredTensorCUSPARSELT):
+        least = library._DTYPE_SHAPE_CONSTRAINTS[torch.float16]
+        assert not fits or (outputs % least.sparse_min_rows == 0 and inputs % least.sparse_min_cols == 0)
 
 
 def test_a_single_group_of_three_makes_a_layer_dense(sparse_task):
