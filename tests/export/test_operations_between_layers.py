@@ -140,7 +140,7 @@ def test_layers_behind_what_moves_codes_read_codes(kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(Gated, r"`gate` \(Sigmoid\) has no integer rule in C"), (Joined, r"is a ReLU that is joined with values below 0"), (Sliced, "`getitem`")],
+    [(Gated, r"`mul` \(mul\) has no integer rule in C"), (Joined, r"is a ReLU that is joined with values below 0"), (Sliced, "`getitem`")],
 )
 def test_what_c_cannot_compute_is_refused(kind, message):
     _, _, reference = calibrated(kind())

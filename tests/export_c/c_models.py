@@ -97,6 +97,32 @@ class ConcatNet(nn.Module):
         return self.linear(F.max_pool2d(x, 2).flatten(1))
 
 
+class ActivationNet(nn.Module):
+    """Activations that are no clip, as modules, functions and a method, before layers, additions and a flatten; a norm before one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.Hardswish())
+        self.conv2, self.conv3 = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.linear = nn.Linear(4 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x)
+        x = F.silu(self.conv2(x)) + x
+        return self.linear(torch.sigmoid(self.conv3(F.hardsigmoid(x))).flatten(1))
+
+
+class SoftmaxNet(nn.Module):
+    """A softmax over a vector between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(24, 9), nn.Linear(9, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(F.softmax(self.first(x.flatten(1)), dim=1))
+
+
 SHAPES = {
     PlainNet: (3, 9, 9),
     ResidualNet: (3, 8, 8),
@@ -104,6 +130,8 @@ SHAPES = {
     DepthwiseNet: (3, 8, 8),
     SeriesNet: (2, 16),
     ConcatNet: (3, 8, 8),
+    ActivationNet: (3, 8, 8),
+    SoftmaxNet: (24,),
 }
 """Network -> shape of its input."""
 

@@ -13,7 +13,7 @@ from tsn_toolkit.export.c.program import generate, weights_of
 from tsn_toolkit.target import load_target
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from c_models import ConcatNet, PlainNet, ResidualNet, SeveralBlocks, lowered  # noqa: E402
+from c_models import ActivationNet, ConcatNet, PlainNet, ResidualNet, SeveralBlocks, SoftmaxNet, lowered  # noqa: E402
 
 TARGETS = ["edge_cortex_m0", "edge_cortex_m4", "edge_cortex_m7", "edge_cortex_m33", "edge_cortex_m55", "edge_linux_aarch64_c"]
 
@@ -22,7 +22,10 @@ def tasks_of(*kinds):
     return {f"task{index}": lowered(kind) for index, kind in enumerate(kinds)}
 
 
-@pytest.mark.parametrize(("name", "kinds"), [*((name, (SeveralBlocks,)) for name in TARGETS), ("edge_cortex_m4", (PlainNet, ConcatNet, ResidualNet))])
+CASES = [*((name, kinds) for name in TARGETS for kinds in ((SeveralBlocks,), (ActivationNet, SoftmaxNet)))]
+
+
+@pytest.mark.parametrize(("name", "kinds"), [*CASES, ("edge_cortex_m4", (PlainNet, ConcatNet, ResidualNet))])
 def test_the_prediction_is_near_the_linked_program(name, kinds):
     target, tasks = load_target(name), tasks_of(*kinds)
     missing = [tool for tool in ("make", target.toolchain.compiler, target.toolchain.emulator[0]) if shutil.which(tool) is None]

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import export_models as models
 import numpy as np
 import pytest
+from torch import nn
 
 from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.errors import ExportError, GateError, TargetError
@@ -16,12 +18,23 @@ from tsn_toolkit.export import child, gcc, run_gcc
 from tsn_toolkit.export.manifest import add_measurements, read_manifest
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.run_gcc import emulated_count
+from tsn_toolkit.quantizers.ranges import calibrate_ranges
 from tsn_toolkit.target import load_target
 from tsn_toolkit.verify.gates import run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from c_models import ActivationNet, SoftmaxNet, examples  # noqa: E402
+
 TARGET = load_target("edge_cortex_m4")
+
+
+class Ended(nn.Sequential):
+    """A network that answers with probabilities."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(24, 7), nn.Softmax(1))
 
 
 def tools(target):
@@ -48,7 +61,7 @@ def test_the_package_passes_both_gates_exactly(task, package, reference):
     parity = run_gates(package, task, reference, TARGET, x, task.model(x).argmax(1))
     assert parity.passed and parity.output_steps == 0.0 and parity.samples == 48 and parity.emulated_samples == 8
     check = verify_package(package)
-    assert check.passed and check.output_steps == 0.0 and check.files == 10
+    assert check.passed and check.output_steps == 0.0 and check.files == 11
     assert check.emulated_samples == 8 and check.warnings == ()
     share = integer_share(package)
     assert (share.share, share.operations) == (1.0, {"convolution": 3, "average_pool": 1, "add": 1})
@@ -72,6 +85,7 @@ def test_nothing_is_timed(package):
 def test_the_readmes_code_runs(package):
     assert "recorded outputs: 0.000 output steps" in models.readme_output(package)
     assert "int32_t best = tsn_run(TSN_TASK_TASK, input, output);" in (package / "README.md").read_text()
+    assert "tsn_softmax_task(output, output);" in (package / "README.md").read_text()
 
 
 def test_the_files_are_the_same_again(package, task, ranges, tmp_path):
@@ -141,7 +155,7 @@ def test_without_a_cross_compiler_the_package_is_verified_on_this_computer_and_s
 def test_what_make_builds_in_the_folder_is_left_alone(copy):
     subprocess.run(["make", "-s"], cwd=copy, check=True, timeout=100)
     check = verify_package(copy)
-    assert check.passed is True and "libtsn.a, model.o, weights.o" in check.warnings[0]
+    assert check.passed is True and "libtsn.a, model.o, probabilities.o, weights.o" in check.warnings[0]
 
 
 def test_a_program_that_hangs_in_the_emulator_is_stopped(copy, tmp_path):
@@ -188,6 +202,32 @@ def test_the_runner_gives_what_the_reference_gives(package, reference):
     assert kind == "integer" and np.array_equal(infer(package / "model.c", x.numpy(), runtime="gcc", options={}), expected)
     with pytest.raises(GateError, match="the package has no task `other`"):
         infer(package / "model.c", x.numpy(), runtime="gcc", options={"task": "other"})
+
+
+@pytest.mark.parametrize("kind", [ActivationNet, SoftmaxNet, Ended], ids=lambda kind: kind.__name__)
+def test_networks_with_tables_and_softmax_pass_both_gates(kind, tmp_path):
+    task, x = models.extracted_of(kind()), examples(SoftmaxNet if kind is Ended else kind, 64, seed=7)
+    ranges = calibrate_ranges(task.model, task.q, task.scale, [x])
+
+    def measure(draft, artefact):
+        parity = run_gates(draft, task, artefact.reference, TARGET, x, task.model(x).argmax(1))
+        assert parity.passed and parity.output_steps == 0.0 and parity.emulated_samples == 8, parity
+        return {}
+
+    manifest = write_package(task, ranges, TARGET, tmp_path / "p", example_input=x[:1], measure=measure)
+    softmax, calls = manifest["program"]["tasks"][0]["softmax"], manifest["program"]["kernel_calls"]
+    assert (
+        calls
+        == {
+            ActivationNet: {"convolution": 4, "add": 1, "lookup": 4},
+            SoftmaxNet: {"convolution": 2, "rescale": 1, "softmax": 1},
+            Ended: {"convolution": 1, "softmax": 1},
+        }[kind]
+    )
+    assert softmax == ("" if kind is Ended else "tsn_softmax_task")
+    assert ("tsn_softmax_task" in (tmp_path / "p" / "README.md").read_text()) == bool(softmax)
+    assert verify_package(tmp_path / "p").passed and integer_share(tmp_path / "p").share == 1.0
+    assert "recorded outputs: 0.000 output steps" in models.readme_output(tmp_path / "p")
 
 
 @pytest.mark.parametrize("name", ["edge_cortex_m0", "edge_cortex_m7", "edge_cortex_m33", "edge_cortex_m55", "edge_linux_aarch64_c"])

@@ -19,12 +19,22 @@ from tsn_toolkit.models.small_vit import small_vit
 from tsn_toolkit.quantizers.activations import build_integer_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from c_models import SHAPES, ConcatNet, PlainNet, ResidualNet, examples, extracted_of, integer_model, lowered  # noqa: E402
+from c_models import (  # noqa: E402
+    SHAPES,
+    ConcatNet,
+    PlainNet,
+    ResidualNet,
+    SoftmaxNet,
+    examples,
+    extracted_of,
+    integer_model,
+    lowered,
+)
 
 
 @pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)
 def test_codes_are_those_of_the_integer_model(kind):
-    """The two arithmetics differ in how they round factors alone, so codes are equal but for rare ties."""
+    """The two arithmetics differ in how they round factors alone, so codes are equal but for rare ties; probabilities are rounded to 1/256 in C."""
     x = examples(kind, 64)
     model = integer_model(extracted_of(kind()), x)
     program = lower(model, SHAPES[kind])
@@ -32,8 +42,9 @@ def test_codes_are_those_of_the_integer_model(kind):
     outputs, _ = interpret(OnnxRuntimeArithmetic(model), x)
     expected = np.rint(outputs.numpy() / np.float32(program.target.step))
     assert len(np.unique(expected)) > 30, "the outputs must tell something"
-    assert np.abs(got - expected).max() <= 1
-    assert np.mean(got != expected) < 0.01
+    limit, rare = (3, 0.5) if kind is SoftmaxNet else (1, 0.01)
+    assert np.abs(got - expected).max() <= limit
+    assert np.mean(got != expected) < rare
 
 
 def test_channels_with_negative_gains_keep_the_stores_integers():
@@ -71,7 +82,10 @@ IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         ([nn.Conv2d(3, 4, 1), nn.MaxPool2d(3, ceil_mode=True), nn.Flatten(), nn.Linear(36, 2)], "Max pooling `1`"),
         ([nn.Conv2d(3, 4, 1), nn.AvgPool2d(2, padding=1, count_include_pad=False), nn.Flatten(), nn.Linear(100, 2)], "Average pooling `1`"),
         ([nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 2)], r"Adaptive pooling `1` to \(3, 3\)"),
-        ([nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Flatten(), nn.Linear(256, 2)], r"has no integer rule in C|layerwise"),
+        ([nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Flatten(), nn.Linear(256, 2)], r"Softmax `1` runs over dimension 1 of 4\. In C"),
+        ([nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 2), nn.Softmax(0)], r"Softmax `3` runs over dimension 0 of 2\. In C"),
+        ([nn.Conv2d(3, 4, 1), nn.LogSoftmax(1), nn.Flatten(), nn.Linear(256, 2)], r"`1` \(LogSoftmax\) has no integer rule in C"),
+        ([nn.Conv2d(3, 4, 1), nn.PReLU(), nn.Flatten(), nn.Linear(256, 2)], r"`1` \(PReLU\) has no integer rule in C"),
     ],
 )
 def test_what_has_no_rule_is_named(layers, message):

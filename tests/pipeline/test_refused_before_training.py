@@ -1,5 +1,6 @@
 """What the network alone decides is said before anything is trained."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,23 @@ def test_a_run_ends_before_it_trains(tsn, tiny_recipe, tmp_path, monkeypatch, fa
     done = tsn("run", "recipe.yaml", "--out", "run")
     assert done.exit_code == 1 and message in done.stderr
     assert not Path("run/store/manifest.json").exists() and "learning" not in done.stderr
+
+
+def test_a_target_with_sparse_kernels_wants_their_pattern_in_the_plan(tsn, tiny_recipe, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(
+        "from torch import nn\n\ndef wide():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"
+    )
+    recipe = yaml.safe_load(tiny_recipe.read_text())
+    recipe |= {"model": {"factory": "nets.py:wide", "head": "auto"}, "targets": ["gpu_torch_2_4"], "plan": {"granularity": "block(4)"}}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = tsn("run", "recipe.yaml", "--out", "run")
+    message = "Target `gpu_torch_2_4` has kernels for masks of granularity '2:4', and the plan gives no layer such a mask (it has block(4))"
+    assert done.exit_code == 1 and message in done.stderr
+    assert not Path("run/store/manifest.json").exists() and "learning" not in done.stderr
+    done = tsn("run", "recipe.yaml", "--out", "run", "--set", "plan.granularity='2:4'")
+    assert done.exit_code == 0, done.stderr
+    notes = [json.loads(path.read_text())["notes"][0] for path in Path("run/packages").glob("*/gpu_torch_2_4/manifest.json")]
+    assert len(notes) == 3 and all(note.startswith("2:4 sparse, float16") and note.endswith(": 1, 3.") for note in notes), notes

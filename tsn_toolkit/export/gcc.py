@@ -1,6 +1,7 @@
 """C sources that a gcc compiles for Linux on Arm or for a Cortex-M. See `export.runtime` for what each function is for.
 
-    model.c, model.h, weights.c, weights.h    the tasks; nothing else goes into a firmware of one's own
+    model.c, model.h, weights.c, weights.h    the tasks; nothing else needs to go into a firmware of one's own
+    probabilities.c                           softmax and argmax of outputs, for a firmware that asks for them
     Makefile                                  builds them for the target, and for this computer
     run.c, run_board.c, board.ld              programs that read inputs and write outputs, on a computer or on a bare Cortex-M
 
@@ -40,6 +41,7 @@ REQUIREMENTS = ("gcc",)
 VENDOR_INT8 = None
 MODEL_FILE = "model.c"
 WEIGHTS_FILE = "weights.c"
+PROBABILITIES_FILE = "probabilities.c"
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 _BATCH = 20
@@ -71,6 +73,15 @@ with tempfile.TemporaryDirectory() as folder:
 logits = np.concatenate(logits, axis=1)
 """
 
+_README_PROBABILITIES = """\
+For probabilities compile `probabilities.c` too, and call behind a run
+
+```c
+{function}(output, output);  /* (byte + 128) / 256 each; integers alone */
+```
+
+"""
+
 _README_NOTE = """\
 On the device, compile `model.c` and `weights.c` into the firmware and call
 
@@ -82,9 +93,9 @@ static int8_t input[TSN_LARGEST_INPUT_SIZE], output[TSN_LARGEST_OUTPUT_SIZE];
 int32_t best = tsn_run({constant}, input, output);
 ```
 
-`model.h` says how bytes stand for real values. `make` builds `libtsn.a` with {compiler}, `make firmware.elf` a program that reads inputs and writes
-outputs. Linked, the program takes {flash_bytes:,} bytes of flash ({predicted_flash_bytes:,} predicted) and {ram_bytes:,} bytes of RAM with its stack
-({predicted_ram_bytes:,} predicted). Not timed: {emulator} is an emulator."""
+{probabilities}`model.h` says how bytes stand for real values. `make` builds `libtsn.a` with {compiler}, `make firmware.elf` a program that reads
+inputs and writes outputs. Linked, the program takes {flash_bytes:,} bytes of flash ({predicted_flash_bytes:,} predicted) and {ram_bytes:,} bytes of
+RAM with its stack ({predicted_ram_bytes:,} predicted). Not timed: {emulator} is an emulator."""
 
 
 def export(request: ExportRequest, out_dir: Path) -> Artefact:
@@ -216,7 +227,7 @@ def integer_share(model: Path, manifest: Mapping[str, Any]) -> IntegerShare:
     Raises:
         GateError: the sources hold a floating type.
     """
-    for name in (MODEL_FILE, WEIGHTS_FILE):
+    for name in (MODEL_FILE, WEIGHTS_FILE, *({PROBABILITIES_FILE} & set(manifest["program"]["files"]))):
         found = re.search(r"\b(float|double)\b", model.with_name(name).read_text(encoding="utf-8"))
         if found:
             raise GateError(f"`{name}` holds the type `{found[0]}`; a generated program has integers alone. Export the task again.")
@@ -240,8 +251,10 @@ def readme_code(manifest: Mapping[str, Any], golden_file: str) -> str:
 def readme_note(manifest: Mapping[str, Any]) -> str:
     """How the device's own firmware calls the tasks, and what they occupy."""
     program, toolchain = manifest["program"], manifest["target"]["toolchain"]
+    first = program["tasks"][0]
     return _README_NOTE.format(
-        constant=program["tasks"][0]["constant"],
+        constant=first["constant"],
+        probabilities=_README_PROBABILITIES.format(function=first["softmax"]) if first["softmax"] else "",
         compiler=toolchain["compiler"],
         emulator=toolchain["emulator"][0],
         flash_bytes=program["measured"]["flash_bytes"],
@@ -267,6 +280,7 @@ def _record(
                 "output_step": lowered.target.step,
                 "output_offset": lowered.target.offset,
                 "output_size": lowered.target.size,
+                "softmax": program.softmaxes[task],
             }
             for index, (task, lowered) in enumerate(tasks.items())
         ],

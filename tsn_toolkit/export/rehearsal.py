@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tsn_toolkit.contracts import ExtractedModel, ModelGraph
+from tsn_toolkit.contracts import CompressionPlan, ExtractedModel, ModelGraph
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.runtime import load_runtime
@@ -52,6 +52,23 @@ def check_exportable(model: nn.Module, graph: ModelGraph, targets: Sequence[Targ
                     f"Target `{target.name}` cannot take this network, so nothing is trained: {error} "
                     "Leave the target out of `targets`, or change the network."
                 ) from error
+
+
+def check_patterns(plan: CompressionPlan, targets: Sequence[Target]) -> None:
+    """Checks that the plan gives a float target whose kernels are sparse a layer of its pattern: nothing else makes a package of it smaller.
+
+    Raises:
+        ExportError: it gives none.
+    """
+    granularities = {layer.granularity for child in (False, True) for layer in plan.layers_of(child=child)}
+    for target in targets:
+        if target.sparsity_patterns and not target.operations and not granularities & set(target.sparsity_patterns):
+            patterns = " or ".join(f"'{pattern}'" for pattern in target.sparsity_patterns)
+            raise ExportError(
+                f"Target `{target.name}` has kernels for masks of granularity {patterns}, and the plan gives no layer such a mask (it has "
+                f"{', '.join(sorted(granularities))}), so nothing is trained. Set `plan.granularity`, or `plan.layer_overrides` of linear layers, or "
+                "leave the target out of `targets`."
+            )
 
 
 def by_exporting(export: Callable[[ExportRequest, Path], Artefact]) -> Callable[[ExportRequest], None]:

@@ -12,7 +12,7 @@ from tsn_toolkit.contracts import CompressionPlan, TaskData
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.splits import load_task, task_names, whole_data
 from tsn_toolkit.errors import ModelError
-from tsn_toolkit.export.rehearsal import check_exportable
+from tsn_toolkit.export.rehearsal import check_exportable, check_patterns
 from tsn_toolkit.files import write_text
 from tsn_toolkit.filling import check_same_constants
 from tsn_toolkit.graph.fingerprint import fingerprint
@@ -55,6 +55,7 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     made = plan_of_recipe(recipe, graph, targets, hooks.say)
     plan = made.plan
     _check_room(recipe, plan)
+    check_patterns(plan, targets)
     save_plan(plan, folder.plan, measured=made.measured)
     write_text(folder.graph, graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":

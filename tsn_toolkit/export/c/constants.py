@@ -93,20 +93,21 @@ def _declared(kind: str, name: str, content: bytes | str) -> str:
 
 
 def _initializer(kind: str, content: bytes | str) -> str:
-    return f"{{{content}}}" if isinstance(content, str) else f"{{\n{_lines(_numbers(kind, content))}\n}}"
+    return f"{{{content}}}" if isinstance(content, str) else f"{{\n{number_lines(_numbers(kind, content))}\n}}"
 
 
 def _numbers(kind: str, content: bytes) -> NDArray[Any]:
     return np.frombuffer(content, next(dtype for name, dtype in _DTYPES.items() if name == kind))
 
 
-def _lines(values: NDArray[Any]) -> str:
+def number_lines(values: NDArray[Any], *, indent: int = 4) -> str:
     """Numbers separated by commas, in lines of bounded length."""
-    lines, line = [], "   "
+    start = " " * (indent - 1)
+    lines, line = [], start
     for value in values.tolist():
         word = f" {value},"
         if len(line) + len(word) > _LINE:
             lines.append(line)
-            line = "   "
+            line = start
         line += word
     return "\n".join([*lines, line])

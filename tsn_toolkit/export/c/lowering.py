@@ -9,27 +9,35 @@ the store share its bytes here as well.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 
 from tsn_toolkit.errors import ExportError
 from tsn_toolkit.export.c.fixed_point import fixed_point
 from tsn_toolkit.export.c.geometry import average_window, layer_window, max_window, output_shape
-from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Tensor
+from tsn_toolkit.export.c.layer_checks import check_accumulators, check_input
+from tsn_toolkit.export.c.lookup import LOOKED_UP, Function, function_of, lookup, own_grid
+from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Softmax, Tensor
+from tsn_toolkit.export.c.softmax import PROBABILITY_STEP, powers_of
 from tsn_toolkit.export.integer_interpreter import ADDITIONS, JOINS
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies, rectifies
+from tsn_toolkit.quantizers.plain_calls import called_plain, operated_plain
 
 _RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-_MAX_ACCUMULATOR = 2**31 - 1
-_SUPPORTED = "Supported are conv 1-d and 2-d, linear, ReLU and clips, max, average and global pooling, addition, concatenation and flatten."
+_SOFTMAXES = (torch.softmax, functional.softmax, "softmax")
+_SUPPORTED = (
+    "Supported are conv 1-d and 2-d, linear, ReLU and clips, sigmoid, SiLU, hard swish and their like, softmax over a vector, max, average and "
+    "global pooling, addition, concatenation and flatten."
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,13 @@ class _Pending:
         shape: of the result, without the batch; a reshape changes it.
         written: shape in which the operation writes the result.
         finish: makes the operation from the quantized result of shape `written`.
+        grid: (step, signed) that hold all results, where the operation itself knows them; what reads them needs no quantizer then.
     """
 
     shape: tuple[int, ...]
     written: tuple[int, ...]
     finish: Callable[[Tensor], Operation]
+    grid: tuple[float, bool] | None = None
 
 
 _Value: TypeAlias = Tensor | _Pending
@@ -71,7 +81,8 @@ def lower(reference: IntegerModel, input_shape: Sequence[int]) -> IntegerProgram
 
 def _without_rule(reference: IntegerModel) -> str:
     """Torch's own layers of the model that have no integer rule here, in words; "" where every one has."""
-    ruled = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Dropout, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Hardtanh, *_POOLS)
+    plain = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Dropout, nn.Flatten)
+    ruled = (*plain, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Softmax, *LOOKED_UP, *_POOLS)
     found = [
         f"`{name}` ({type(module).__name__})"
         for name, module in reference.module.named_modules()
@@ -118,7 +129,11 @@ class _Lowering:
             return _reshaped(name, value, module)
         if isinstance(module, (nn.Identity, nn.Dropout)) and isinstance(value, (Tensor, _Pending)):
             return value
-        tensor = _require_tensor(name, value)
+        tensor = self._tensor(name, buffer, value)
+        if (function := function_of(module)) is not None:
+            return _looked_up(name, tensor, function)
+        if isinstance(module, nn.Softmax):
+            return self._softmax(name, buffer, tensor, module.dim)
         if name in self.reference.codes:
             return self._layer(name, module, tensor)
         if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d)):
@@ -128,6 +143,23 @@ class _Lowering:
         if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)):
             return _averaged(name, module, tensor)
         raise ExportError(f"`{name}` ({type(module).__name__}) has no integer rule in C. {_SUPPORTED}")
+
+    def _tensor(self, name: str, buffer: str, value: Any) -> Tensor:
+        """An operand of `buffer`, written on its own grid where it is a result that no quantizer waits for."""
+        if not isinstance(value, _Pending) or value.grid is None:
+            return _require_tensor(name, value)
+        step, signed = value.grid
+        written = self._write(value.finish(Tensor(f"{buffer}_operand", value.written, step, signed)))
+        return replace(written, shape=value.shape)
+
+    def _softmax(self, name: str, buffer: str, source: Tensor, dim: int | None) -> Tensor:
+        if len(source.shape) != 1 or dim not in (1, -1, None):
+            raise ExportError(
+                f"Softmax `{name}` runs over dimension {dim} of {1 + len(source.shape)}. In C it runs over the channels of a vector, dimension 1 of "
+                "(batch, channels). Flatten what goes into it, or leave it out of the network."
+            )
+        target = Tensor(buffer, source.shape, PROBABILITY_STEP, signed=False)
+        return self._write(Softmax(source, target, powers_of(source.step, where=name)))
 
     def _quantized(self, name: str, buffer: str, value: Any, proxy: Any) -> Tensor:
         if not isinstance(value, (Tensor, _Pending)):
@@ -150,7 +182,7 @@ class _Lowering:
         return tensor
 
     def _layer(self, name: str, layer: Any, source: Tensor) -> _Pending:
-        _check_input(name, layer, source)
+        check_input(name, layer, source)
         sign = np.ones(len(self.reference.codes[name]), np.int64)
         sign[list(self.reference.negated[name])] = -1
         codes = self.reference.codes[name]
@@ -159,7 +191,7 @@ class _Lowering:
         bias = np.zeros(len(codes), np.int64)
         if layer.bias is not None:
             bias = torch.round((layer.bias.to(torch.float32) / steps).to(torch.float64)).to(torch.int64).numpy() * sign
-        _check_accumulators(name, codes, bias, source)
+        check_accumulators(name, codes, bias, source)
         window, groups = layer_window(name, layer)
         shape = output_shape(name, source, len(codes), window)
 
@@ -177,6 +209,13 @@ class _Lowering:
         if target in _RESHAPES and args and isinstance(args[0], (Tensor, _Pending)):
             call = getattr(torch.Tensor, target) if isinstance(target, str) else target
             return _reshaped(name, args[0], lambda x: call(x, *args[1:], **kwargs))
+        if target in (called_plain, operated_plain):
+            target, args = args[0], args[1:]
+        if target in _SOFTMAXES:
+            given = inspect.signature(functional.softmax).bind(*args, **kwargs).arguments
+            return self._softmax(name, name, self._tensor(name, name, given["input"]), given.get("dim"))
+        if args and (function := function_of(target, args[1:], kwargs)) is not None:
+            return _looked_up(name, self._tensor(name, name, args[0]), function)
         if target == "size" and isinstance(args[0], (Tensor, _Pending)):
             return torch.Size((1, *args[0].shape)) if len(args) == 1 else (1, *args[0].shape)[args[1]]
         raise ExportError(f"`{name}` ({getattr(target, '__name__', target)}) has no integer rule in C. {_SUPPORTED}")
@@ -197,6 +236,8 @@ class _Lowering:
         return operation.target
 
     def _finished(self, value: Any) -> IntegerProgram:
+        if isinstance(value, _Pending) and value.grid is not None:
+            value = self._tensor("output", "output", value)
         if not isinstance(value, Tensor):
             raise ExportError("The output of the model is not one quantized activation, so it has no integer form. Return what a layer gives.")
         if self.input is None or value.buffer == self.input.buffer:
@@ -223,29 +264,6 @@ def _require_tensor(name: str, value: Any) -> Tensor:
     return value
 
 
-def _check_input(name: str, layer: Any, source: Tensor) -> None:
-    dimensions = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}
-    expected = next(count for kind, count in dimensions.items() if isinstance(layer, kind))
-    inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    if len(source.shape) != expected or source.shape[0] != inputs:
-        raise ExportError(
-            f"Layer `{name}` takes {expected} dimensions with {inputs} channels, but its input has shape {source.shape}. "
-            "Check the shape of the model's input, and flatten what goes into a linear layer."
-        )
-
-
-def _check_accumulators(name: str, codes: NDArray[np.int8], bias: NDArray[np.int64], source: Tensor) -> None:
-    """Any partial sum of the layer, in any order, must fit int32."""
-    peak = 128 if source.signed else 255
-    largest = np.abs(codes.reshape(len(codes), -1).astype(np.int64)).sum(1) * peak + np.abs(bias)
-    channel = int(largest.argmax())
-    if largest[channel] > _MAX_ACCUMULATOR:
-        raise ExportError(
-            f"The accumulator of layer `{name}`, channel {channel}, may reach {int(largest[channel])}, but must stay below 2**31. "
-            "Give the layer fewer inputs or split it."
-        )
-
-
 def _averaged(name: str, pool: Any, source: Tensor) -> _Pending:
     window = average_window(name, pool, source)
     count = window.kernel[0] * window.kernel[1]
@@ -255,6 +273,13 @@ def _averaged(name: str, pool: Any, source: Tensor) -> _Pending:
 
     shape = output_shape(name, source, source.planes[0], window)
     return _Pending(shape, shape, finish)
+
+
+def _looked_up(name: str, source: Tensor, function: Function) -> _Pending:
+    def finish(target: Tensor) -> Operation:
+        return lookup(source, target, function, where=name)
+
+    return _Pending(source.shape, source.shape, finish, own_grid(source, function, where=name))
 
 
 def _added(name: str, first: Tensor, second: Tensor) -> _Pending:

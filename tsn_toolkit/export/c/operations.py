@@ -143,7 +143,41 @@ class Concat:
     target: Tensor
 
 
-Operation: TypeAlias = Convolution | Pool | Add | Rescale | Concat
+@dataclass(frozen=True)
+class Lookup:
+    """target byte = table[source byte + 128].
+
+    Attributes:
+        table: int8 (256,).
+    """
+
+    source: Tensor
+    target: Tensor
+    table: NDArray[np.int8]
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Probabilities of a vector's codes, see `softmax.py`; the target's step is 1/256 and its codes are unsigned.
+
+    Attributes:
+        powers: uint32 (32,), from `softmax.powers_of` the source's step.
+    """
+
+    source: Tensor
+    target: Tensor
+    powers: NDArray[np.uint32]
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        return (self.source,)
+
+
+Operation: TypeAlias = Convolution | Pool | Add | Rescale | Concat | Lookup | Softmax
 
 
 @dataclass(frozen=True)

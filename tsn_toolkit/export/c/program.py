@@ -26,7 +26,7 @@ Weights = Mapping[str, LayerWeights]
 THIS_COMPUTER = Toolchain()
 """gcc for the processor that it runs on."""
 _ROUNDING_KERNELS = ("convolution", "average_pool", "add", "rescale")
-_KERNELS = (*_ROUNDING_KERNELS, "max_pool", "copy")
+_KERNELS = (*_ROUNDING_KERNELS, "max_pool", "copy", "lookup", "softmax")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class CProgram:
         ram_bytes: static memory, the largest arena; the caller's input and output and the stack are not in it.
         calls: kernel -> number of its calls in all tasks.
         weight_records: task -> layer -> name of its record in `weights.c`.
+        softmaxes: task -> C function in `probabilities.c` that gives probabilities, "" where its outputs are no vector or are probabilities already.
     """
 
     files: dict[str, str]
@@ -48,6 +49,7 @@ class CProgram:
     ram_bytes: int
     calls: dict[str, int]
     weight_records: dict[str, dict[str, str]]
+    softmaxes: dict[str, str]
 
     @property
     def flash_bytes(self) -> int:
@@ -77,6 +79,7 @@ def generate(tasks: Mapping[str, IntegerProgram], *, weights: Mapping[str, Weigh
     files = {
         "model.h": _header(texts, ram),
         "model.c": _model(texts, ram, used),
+        "probabilities.c": _probabilities(texts),
         "weights.h": fill("weights.h", declarations=constants.declarations()),
         "weights.c": fill("weights.c", definitions=constants.definitions()),
         **_build_files(toolchain),
@@ -88,6 +91,7 @@ def generate(tasks: Mapping[str, IntegerProgram], *, weights: Mapping[str, Weigh
         ram,
         {kernel: sum(text.kernels.count(kernel) for text in texts.values()) for kernel in _KERNELS if kernel in used},
         {task: text.weight_records for task, text in texts.items()},
+        {task: f"tsn_softmax_{text.name}" if text.has_softmax else "" for task, text in texts.items()},
     )
 
 
@@ -123,6 +127,16 @@ def _model(texts: Mapping[str, TaskText], ram: int, used: set[str]) -> str:
         tasks="\n".join(text.function() for text in texts.values()),
         sizes="\n".join(f"    {{{text.program.source.size}, {text.program.target.size}}}," for text in texts.values()),
         cases="\n".join(f"    case {text.index}:\n        return tsn_run_{text.name}(input, output);" for text in texts.values()),
+    )
+
+
+def _probabilities(texts: Mapping[str, TaskText]) -> str:
+    """In a file of its own, so that a program that calls none of it has none of it in flash."""
+    kernels = ["argmax"] + (["softmax"] if any(text.has_softmax for text in texts.values()) else [])
+    return fill(
+        "probabilities.c",
+        kernels="\n".join(read(f"kernels/{name}.c") for name in kernels),
+        tasks="\n".join(text.answers() for text in texts.values()),
     )
 
 

@@ -7,6 +7,8 @@ Formulas, with a code a, a stored weight w, a bias b, and scale(x) = floor((x * 
 - max pooling: the largest a of the window, padding left out
 - addition: q = clip(floor((a1 * m1 + a2 * m2 + 2**(s - 1)) / 2**s))
 - another step: q = clip(scale(a))
+- an activation that is no clip: q = table[a], see `lookup.py`
+- softmax: see `softmax.py`
 
 clip is to [-128, 127] where the result is signed, else to [0, 255].
 """
@@ -18,7 +20,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Tensor, Window
+from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Lookup, Operation, Pool, Rescale, Softmax, Tensor, Window
+from tsn_toolkit.export.c.softmax import softmax_codes
 
 Codes = NDArray[np.int64]
 
@@ -67,6 +70,11 @@ def _result(operation: Operation, values: list[Codes]) -> Codes:
         return _clip(_shift(values[0] * first + values[1] * second, operation.factors.shifts[:1]), operation.target)
     if isinstance(operation, Rescale):
         return _clip(_scale(values[0], operation.factor.multipliers, operation.factor.shifts), operation.target)
+    if isinstance(operation, Lookup):
+        looked_up: Codes = operation.table.astype(np.int64)[values[0] - operation.source.offset + 128] + operation.target.offset
+        return looked_up
+    if isinstance(operation, Softmax):
+        return softmax_codes(values[0].reshape(len(values[0]), -1), operation.powers)
     assert isinstance(operation, Concat)
     return np.concatenate(values, 1)
 

@@ -7,9 +7,22 @@ import textwrap
 from collections.abc import Mapping
 
 from tsn_toolkit.export.c.arena import Lifetime, plan_arena
-from tsn_toolkit.export.c.constants import Constants
+from tsn_toolkit.export.c.constants import Constants, number_lines
 from tsn_toolkit.export.c.layer_weights import LayerWeights
-from tsn_toolkit.export.c.operations import Add, Concat, Convolution, IntegerProgram, Operation, Pool, Rescale, Tensor, Window
+from tsn_toolkit.export.c.operations import (
+    Add,
+    Concat,
+    Convolution,
+    IntegerProgram,
+    Lookup,
+    Operation,
+    Pool,
+    Rescale,
+    Softmax,
+    Tensor,
+    Window,
+)
+from tsn_toolkit.export.c.softmax import powers_of
 from tsn_toolkit.export.c.templates import fill
 
 
@@ -45,9 +58,27 @@ class TaskText:
         )
         return fill("task.c", name=self.name, calls=calls, output_size=self.program.target.size)
 
+    @property
+    def has_softmax(self) -> bool:
+        """Whether its outputs are a vector that is not probabilities already."""
+        return len(self.program.target.shape) == 1 and not isinstance(self.program.operations[-1], Softmax)
+
+    def answers(self) -> str:
+        """The C functions of what can be said of its outputs."""
+        size = self.program.target.size
+        functions = [fill("task_argmax.c", name=self.name, size=size)]
+        if self.has_softmax:
+            powers = number_lines(powers_of(self.program.target.step, where=self.name), indent=8)
+            functions.append(fill("task_softmax.c", name=self.name, size=size, powers=powers))
+        return "\n".join(functions)
+
     def header(self) -> str:
-        """Its declaration and sizes."""
+        """Its declarations and sizes."""
         source, target = self.program.source, self.program.target
+        answers = [fill(f"{name}.h", name=self.name) for name in ("task_argmax", *(["task_softmax"] if self.has_softmax else []))]
+        return "\n".join([self._header(source, target), *answers])
+
+    def _header(self, source: Tensor, target: Tensor) -> str:
         return fill(
             "task.h",
             name=self.name,
@@ -83,6 +114,12 @@ class TaskText:
             factor = operation.factor
             scaling = (operation.source.offset, factor.multipliers[0], factor.shifts[0], operation.source.size, operation.target.offset)
             return [self._call("rescale", self._address(operation.source), *scaling, target)]
+        if isinstance(operation, Lookup):
+            table = self.constants.add(f"tsn_{self.name}_{identifier(operation.target.buffer)}_table", "int8_t", operation.table)
+            return [self._call("lookup", self._address(operation.source), table, operation.source.size, target)]
+        if isinstance(operation, Softmax):
+            powers = self.constants.add(f"tsn_{self.name}_{identifier(operation.target.buffer)}_powers", "uint32_t", operation.powers)
+            return [self._call("softmax", self._address(operation.source), powers, operation.source.size, target)]
         return self._copies(operation)
 
     def _convolution(self, index: int, operation: Convolution) -> str:
