@@ -189,6 +189,8 @@ def _weight_settings() -> dict[str, Any]:
 def _graph_mode(model: nn.Module, example: torch.Tensor) -> nn.Module:
     from brevitas.graph import quantize as rules
 
+    if any(isinstance(module, nn.Embedding) for module in model.modules()):
+        raise ExportError("an embedding looks whole numbers up, which a quantizer of the input would round")
     settings = _weight_settings()
     layers = dict(rules.COMPUTE_LAYER_MAP)
     for kind in SUPPORTED_LAYERS:
