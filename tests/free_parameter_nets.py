@@ -76,12 +76,12 @@ class TokenNet(nn.Module):
         super().__init__()
         self.words = nn.Embedding(words, width)
         self.positions = nn.Parameter(0.1 * torch.randn(length, width))
-        self.conv = nn.Conv1d(width, filters, 3, padding=1)
+        self.conv, self.pool = nn.Conv1d(width, filters, 3, padding=1), nn.MaxPool1d(length)
         self.head = nn.Linear(filters, classes)
 
     def forward(self, x):
         vectors = (self.words(x.long()) + self.positions).transpose(1, 2)
-        return self.head(functional.relu(self.conv(vectors)).amax(dim=2))
+        return self.head(self.pool(functional.relu(self.conv(vectors))).flatten(1))
 
 
 def token_net(words=40, length=12, width=8, filters=12, classes=6):

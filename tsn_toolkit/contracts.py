@@ -537,6 +537,7 @@ class ExtractedModel:
         dense_macs: of the full model with this task's head.
         proof_error: max |masked - shrunk| / max |masked| over the proof inputs.
         slots: layer name -> int64 array in the small shape, flat index of each weight in the full layer.
+        numbers_below: exclusive upper bound of an input of whole numbers that are looked up in an embedding; 0 for all others.
     """
 
     task: str
@@ -547,6 +548,7 @@ class ExtractedModel:
     dense_macs: int
     proof_error: float
     slots: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    numbers_below: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------------------- data

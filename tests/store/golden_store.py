@@ -1,8 +1,8 @@
 """Makes the stores that lie in `golden/`: python tests/store/golden_store.py FOLDER.
 
-They are written once for a schema version and then only read: every later version must decode them, and the writer of this version must give their
-bytes again for what they decode to. Together they hold every encoding, every layout of masks, every form of codes. Beside them lie packed files of
-`PACKED_STORES`, which every later version must give back byte for byte.
+They are written once for a schema version (`free` and `free_trunk` for 2, all others for 1) and then only read: every later version must decode them,
+and the writer of this version must give their bytes again for what they decode to. Together they hold every encoding, every layout of masks,
+every form of codes. Beside them lie packed files of `PACKED_STORES`, which every later version must give back byte for byte.
 """
 
 import sys

@@ -166,7 +166,8 @@ def rehash(folder, part, data):
     (folder / part).write_bytes(data)
     manifest, _ = read_manifest(folder)
     entries = tuple(
-        replace(entry, sha256=hash_bytes(data), size_bytes=len(data)) if entry.path == part else entry for entry in (manifest.trunk, *manifest.entries)
+        replace(entry, sha256=hash_bytes(data), size_bytes=len(data)) if entry.path == part else entry
+        for entry in (manifest.trunk, *manifest.entries)
     )
     (folder / "manifest.json").write_bytes(Manifest(entries[0], entries[1:]).to_bytes())
 

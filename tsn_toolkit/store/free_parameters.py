@@ -168,8 +168,8 @@ def records_from_json(value: object) -> Records:
         left -= prod(record.shape)
         if len(record.shape) > _MOST_DIMENSIONS or left < 0:
             raise PartError(
-                f"free parameter `{record.name:.80}` cannot have shape {record.shape[:9]}: at most {_MOST_DIMENSIONS} dimensions, all together at most "
-                f"{MAX_SLOTS} entries"
+                f"free parameter `{record.name:.80}` cannot have shape {record.shape[:9]}: at most {_MOST_DIMENSIONS} dimensions, all together at "
+                f"most {MAX_SLOTS} entries"
             )
         records.append(record)
     if len({record.name for record in records}) != len(records):

@@ -1,8 +1,8 @@
 """Free parameters of a task: which it inherits and leaves as they are, and its own as the store can hold them.
 
 A parameter is **held** where the trunk or an ancestor owns all entries that the task keeps, unless the recipe lets tasks own theirs: no gradient
-reaches it, and the store keeps nothing of it. Over a fresh trunk a task may keep units that its ancestors removed; their entries have no owner, so the task
-trains the whole parameter and owns it.
+reaches it, and the store keeps nothing of it. Over a fresh trunk a task may keep units that its ancestors removed; their entries have no owner, so
+the task trains the whole parameter and owns it.
 """
 
 from __future__ import annotations
