@@ -49,11 +49,12 @@ NETS = {
 }
 
 
-def made(net):
+def made(net, *, small=False):
     """A task of a net with random integers and free parameters far from 0, its ranges, 60 inputs."""
     build, inputs, _ = NETS[net]
     torch.manual_seed(3)
     task = models.extracted_of(build())
+    task = models.with_smaller_codes(task) if small else task
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in free_parameters(task.model).values():
@@ -69,7 +70,6 @@ def made(net):
     [
         *((net, "cpu_onnxruntime_no_vnni") for net in NETS),
         *((net, "cpu_openvino") for net in NETS),
-        ("cnn", "edge_executorch_xnnpack"),
         *((net, "gpu_tensorrt") for net in NETS),
         pytest.param("vit", "cpu_torch", marks=pytest.mark.slow),
         pytest.param("tokens", "cpu_torch", marks=pytest.mark.slow),
@@ -77,10 +77,10 @@ def made(net):
 )
 def test_both_gates_pass(tmp_path, net, target):
     target = load_target(target)
-    modules = {"onnxruntime": "onnxruntime", "openvino": "openvino", "executorch": "executorch", "tensorrt": "onnx", "torch": "torch"}
+    modules = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "onnx", "torch": "torch"}
     if importlib.util.find_spec(modules[target.runtime]) is None:
         pytest.skip(f"{target.runtime} is not installed")
-    task, ranges, x = made(net)
+    task, ranges, x = made(net, small=target.max_code < 127)
     if target.runtime == "torch":
         task = dataclasses.replace(task, macs=task.dense_macs - 1)  # as where units were removed
     found = {}
@@ -94,8 +94,7 @@ def test_both_gates_pass(tmp_path, net, target):
     assert found["parity"].sqnr_db > 20
     assert manifest["inputs"][0].get("below") == (WORDS if net == "tokens" else None)
     if target.runtime in ("onnxruntime", "openvino"):
-        check = verify_package(tmp_path / "p")
-        assert check["passed"], check
+        assert verify_package(tmp_path / "p").failures == ()
         assert bench_package(tmp_path / "p", batches=(1,), seconds=0.02)["batch_1"]["median"] > 0
         recorded = np.load(tmp_path / "p" / "golden.npz")["x"]
         assert net != "tokens" or (recorded.min() >= 0 and recorded.max() <= WORDS - 1)
@@ -148,7 +147,8 @@ def test_the_reference_adds_and_multiplies_constants_as_the_runtime_does():
         ("vit", "edge_executorch_xnnpack", "ExecuTorch needs a model that is quantized as a graph"),
         ("tokens", "edge_linux_aarch64_c", r"`words` \(Embedding\) has no integer rule in C"),
         ("tokens", "edge_executorch_xnnpack", "an embedding looks whole numbers up"),
-        ("cnn", "edge_cortex_m4", r"`offset` \(a parameter\) has no integer rule in C"),
+        ("cnn", "edge_executorch_xnnpack", "`offset` is a parameter or buffer of no layer"),
+        ("cnn", "edge_cortex_m4", r"`offset` \(a parameter or buffer\) has no integer rule in C"),
     ],
 )
 def test_other_targets_refuse_before_training(net, target, message):
@@ -162,7 +162,7 @@ def test_other_targets_refuse_before_training(net, target, message):
 def test_recorded_numbers_stay_below_the_length_of_the_table(below, highest):
     """They are kept as float16, which has no 4095 between 4094 and 4096."""
     task = dataclasses.replace(made("tokens")[0], numbers_below=below)
-    span = input_range(Preprocessing((), (), ""), task, {})
+    span = input_range(Preprocessing(), task, {})
     assert span.low == (0.0,) and below - 5 < span.high[0] <= below - 1 and span.high[0] == float(np.float16(span.high[0]))
     assert span.high[0] >= highest - 2
 
@@ -174,7 +174,7 @@ def test_an_export_request_of_a_net_that_lost_units_holds_small_parameters(tmp_p
     graph = trace(model, images(1))
     small = shrink(model, graph, {"conv1": np.array([1, 0, 1, 1, 0, 1, 1, 1], bool)}).model
     assert small.offset.shape == (1, 6, 8, 8) and small.gamma.shape == (6, 1, 1)
-    task = models.extracted_of(small)
+    task = models.with_smaller_codes(models.extracted_of(small))
     x = images(20)
     ranges = calibrate_ranges(task.model, task.q, task.scale, [x])
     target = load_target("cpu_onnxruntime_no_vnni")

@@ -44,7 +44,8 @@ def inspect_store(store: Store) -> dict[str, Any]:
         is there where a revision keeps something, `free_parameters` where a part owns some; a file that belongs to no committed task also has
         `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (see `manifest.marginal_bytes`), density (used slots / all slots),
         own_slots, reuse_slots, refine_slots, and for each of its `layers` these three and bit_width (of own codes); `layers`: name, slots,
-        word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `capacity`: room for more tasks, see `capacity.Capacity`; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
+        word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `capacity`: room for more tasks, see `capacity.Capacity`;
+        `sharing`: see `sharing.Sharing`; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
