@@ -3,16 +3,19 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tsn_toolkit.bench import denominators
 from tsn_toolkit.bench.denominators import measure_denominators
 from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.plan.file import load_measured
 from tsn_toolkit.plan.sensitivity import constant_bytes
+from tsn_toolkit.store.inspect import inspect_store
 from tsn_toolkit.store.store import Store
 from tsn_toolkit.workshop import workshop_of_store
 
@@ -109,7 +112,7 @@ def test_a_packed_store_of_the_last_task_answers_alike(tsn, run, tmp_path):
     assert refused.exit_code == 1 and "read by its children" in refused.stderr
 
 
-def test_references_and_denominators_hold_them(run):
+def test_references_and_denominators_hold_them(run, monkeypatch):
     store = Store.open(run / "store")
     shop = workshop_of_store(store)
     references = sorted((run / "references").glob("*.safetensors"))
@@ -117,11 +120,17 @@ def test_references_and_denominators_hold_them(run):
     values = free_parameters(shop.factory())
     count = sum(value.numel() for value in values.values())
     sizes = measure_denominators(shop.factory, shop.graph, store)
-    smaller = dict(sizes)
-    for task in store.entries:  # a float16 per value and an exponent per row, in the store of each task alone
-        smaller["separate_encoded"] -= sum(value.numel() * 2 + value.numel() // value.shape[-1] for value in values.values())
-    assert sizes["dense_fp32"] > 4 * count and sizes["separate_int8"] > 3 * 4 * count
-    assert smaller["separate_encoded"] > 0 and sizes["separate_encoded"] > store.trunk_entry.size_bytes
+    dense = sum(value.numel() for value in shop.factory().state_dict().values())
+    assert sizes["dense_fp32"] > 4 * dense and sizes["separate_fp32"] > 3 * 4 * (dense - 70) and sizes["separate_int8"] > 3 * 4 * count
+    alone = sum(value.numel() * 2 + value.numel() // value.shape[-1] for value in values.values())  # a float16 per value, an exponent per row
+    parts = inspect_store(store)["parts"]
+    owned = next(part["breakdown"]["free_parameters"] for part in parts if part["path"] == store.entries[0].path)
+    assert owned == alone
+    answer = denominators.answer
+    bare = lambda found: replace(found, weights=replace(found.weights, free_parameters={}))  # noqa: E731
+    monkeypatch.setattr(denominators, "answer", lambda store, task: bare(answer(store, task)))
+    less = measure_denominators(shop.factory, replace(shop.graph, free_parameters=()), store)
+    assert sizes["separate_encoded"] - less["separate_encoded"] > 3 * alone, "each task alone pays for its own"
 
 
 @pytest.fixture(scope="module")
