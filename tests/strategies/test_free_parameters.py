@@ -208,6 +208,32 @@ def test_a_parameter_that_asks_for_no_gradient_stays(lab):
     assert lab.owned("second") == {"gamma"}, "nobody trained the other one, so it is not rounded anew"
 
 
+class Warm(nets.ScaledCnn):
+    """With a parameter of no dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.warmth = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return super().forward(x * self.warmth)
+
+
+@pytest.mark.parametrize("strategy", ["tsn", "ewc", "esacl", "sparcl"])
+def test_a_parameter_of_no_dimension(tmp_path, monkeypatch, strategy):
+    monkeypatch.setitem(NETS, "warm", Warm)
+    graph.cache_clear()
+    lab = Laboratory(tmp_path, "warm", "seed")
+    first = lab.learn(strategy, FIRST)
+    second = lab.learn(strategy, SECOND, "first", earlier=lambda: (samples.make_data(*FIRST, train=96),))
+    assert first.free_parameters["warmth"].shape == () and lab.owned("first") == {"warmth", "offset", "gamma"}
+    assert ("warmth" in lab.owned("second")) == (strategy != "tsn")
+    assert_measured_is_stored(lab, first)
+    values = lab.values("second")["warmth"]
+    np.testing.assert_array_equal(values, first.free_parameters["warmth"] if strategy == "tsn" else second.free_parameters["warmth"])
+    graph.cache_clear()
+
+
 @pytest.mark.parametrize("strategy", ["wsn", "packnet", "supsup"])
 def test_strategies_of_free_slots(lab, strategy):
     lab = lab("cnn", "seed")

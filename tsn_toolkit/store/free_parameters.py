@@ -77,7 +77,7 @@ def overlaid(inherited: Mapping[str, FrozenParameter], architecture: Architectur
         above = inherited[record.name]
         if record.name in own:
             here = _mask_of(kept_of(architecture, masks, record))
-            above = FrozenParameter(np.where(here, own[record.name], above.value), above.present | here)
+            above = FrozenParameter(np.where(here, own[record.name], above.value), np.asarray(above.present | here))
         view[record.name] = above
     return view
 
