@@ -2,9 +2,10 @@
 
 For each kind of damage (flip, cut, swap, graft), plain and with every hash computed again, COUNT damaged copies of a store and COUNT of a packed file
 are read in child processes with an address-space limit. The stores are small, so that a case is quick: two lineages on a trained checkpoint, seven on
-a seed and one of edge cases, which together hold every encoding and every form of masks (`mixed_store.SMALL_STORES`). They and their files are taken
-in turn. A reader may refuse with an error that names what is damaged, or (hashes computed again) read another valid model; all else is a failure.
-Then KILLS writers are killed while they write commits and retirements. Prints a table, writes it as JSON, and ends with 1 when anything failed.
+a seed, one of edge cases and two with free parameters, which together hold every encoding and every form of masks (`mixed_store.SMALL_STORES`). They
+and their files are taken in turn. A reader may refuse with an error that names what is damaged, or (hashes computed again) read another valid model;
+all else is a failure. Then KILLS writers are killed while they write commits and retirements. Prints a table, writes it as JSON, and ends with 1 when
+anything failed.
 
 Cases and checks are those of tests/store: store_damage.py, store_fuzz.py, fuzz_subjects.py and store_kills.py.
 """

@@ -94,6 +94,7 @@ def make_context(store, data, *, parent="trunk", seed=11, epochs=3, **changes):
         importance="magnitude",
         settings=SETTINGS,
         trained_trunk=store.trunk().kind == "checkpoint",
+        inherited_free=store.frozen_parameters(parent),
     )
     return replace(context, **changes)
 

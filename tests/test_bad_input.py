@@ -173,7 +173,6 @@ def test_a_checkpoint_that_has_not_all_classes_is_not_measured_on_them(
     [
         ("attention", ["`middle.attention.in_proj_weight` of shape (24, 8) (MultiheadAttention)", "no place"]),
         ("transposed", ["`middle.weight` of shape (8, 8, 1, 1) (ConvTranspose2d)"]),
-        ("token", ["`middle.token` of shape (1, 8, 1, 1) (Token)"]),
         ("prelu", ["`middle.weight` of shape (1,) (PReLU)"]),
         ("instance", ["`middle.weight` of shape (8,) (InstanceNorm2d)"]),
         ("moving", ["training changes buffer `middle.level`"]),
@@ -194,8 +193,8 @@ def test_a_model_that_cannot_be_stored_is_refused_before_anything_is_learned(
     assert not (tmp_path / "run" / "store").exists()
 
 
-@pytest.mark.parametrize("factory", ["constant", "group"])
-def test_constants_and_group_norms_are_stored(tsn: Run, tiny_recipe: Path, tmp_path: Path, factory: str) -> None:
+@pytest.mark.parametrize("factory", ["constant", "group", "token"])
+def test_constants_group_norms_and_parameters_of_own_modules_are_stored(tsn: Run, tiny_recipe: Path, tmp_path: Path, factory: str) -> None:
     (tmp_path / "models.py").write_text(MODELS, encoding="utf-8")
     settings = ("--set", f"model.factory={tmp_path / 'models.py'}:{factory}", "--set", "tasks.count=1")
     assert tsn("run", tiny_recipe, *settings, "--out", tmp_path / "run").exit_code == 0

@@ -17,7 +17,7 @@ ROWS = (
     {"errors", "vocabulary", "files"},
     {"registry", "run_folder", "starter", "termination"},
     {"factory"},
-    {"numerics", "target", "metrics", "contracts", "models", "model_loading"},
+    {"numerics", "target", "metrics", "contracts", "models", "model_loading", "free_parameters"},
     {"filling"},
     {"recipe"},
     {"graph"},

@@ -87,7 +87,7 @@ class InputRecord:
         name: of the argument of forward.
         shape: of one example, without batch.
         dtype: for example `float32` or `int64`.
-        upper: exclusive upper bound of an integer or boolean input (the vocabulary, for token ids); 0 for floats.
+        upper: exclusive upper bound of an integer or boolean input, or of one whose numbers are looked up in an embedding (its length); else 0.
         keyword: whether it is given by name.
     """
 
@@ -139,6 +139,19 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class FreeParameterRecord:
+    """One parameter that is no layer's, norm's or bias's; see `free_parameters.py`.
+
+    Attributes:
+        name: state-dict name.
+        shape: of the parameter.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ProductFactor:
     """Part of a product's grid whose entries units go with.
 
@@ -180,6 +193,7 @@ class ModelGraph:
         fingerprint: sha256 over parameter names, shapes, dtypes and module types; survives torch versions.
         inputs: all inputs in the order of the call; empty where only the shape of a single float input is known.
         products: multiply-accumulates outside the layers that shrink with units; empty where the couplings come from gradients, which do not say.
+        free_parameters: in the module's order.
     """
 
     nodes: tuple[NodeRecord, ...]
@@ -191,6 +205,7 @@ class ModelGraph:
     fingerprint: str
     inputs: tuple[InputRecord, ...] = ()
     products: tuple[ProductRecord, ...] = ()
+    free_parameters: tuple[FreeParameterRecord, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -397,6 +412,8 @@ class TaskResult:
         validation: numbers measured on validation data (accuracy, loss), for the report; also `training_flops` where the strategy counts them.
         vector_precision: how scales, norms and biases are stored; their values are exactly representable so.
         revision: for which tasks it answers, where the strategy's isolation is `none`; None: for itself alone.
+        free_parameters: state-dict name -> float32, full shape, 0 at entries of dead units: those that the task has otherwise than its parent hands
+            them down; all others are inherited. Values are exactly representable as stored.
     """
 
     name: str
@@ -413,6 +430,7 @@ class TaskResult:
     validation: Mapping[str, float] = field(default_factory=dict)
     vector_precision: VectorPrecision = "half"
     revision: Revision | None = None
+    free_parameters: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -425,6 +443,7 @@ class TrunkResult:
         layers, norms, biases: as in `TaskResult`, empty for `seed`. All states are OWN.
         head: the trained model's own classifier, None for `seed`.
         word_bits: bits of one slot's word, for the trunk and all tasks together.
+        free_parameters: state-dict name -> float32, all of them; empty for `seed`.
     """
 
     kind: str
@@ -434,6 +453,7 @@ class TrunkResult:
     biases: Mapping[str, NDArray[np.float32]]
     head: HeadState | None
     word_bits: int = WORD_BITS
+    free_parameters: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -452,6 +472,19 @@ class FrozenLayer:
 
 
 @dataclass(frozen=True)
+class FrozenParameter:
+    """What a task inherits of one free parameter.
+
+    Attributes:
+        value: float32, shape of the parameter; 0 where `present` is False.
+        present: bool, shape of the parameter: entries that the trunk or an ancestor owns.
+    """
+
+    value: NDArray[np.float32]
+    present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class TaskWeights:
     """One task as the store decodes it: everything needed to fill the user's own module.
 
@@ -459,6 +492,7 @@ class TaskWeights:
         name, parent, classes, unit_masks, norms, biases, head, ranges: as in `TaskResult`.
         q: layer name -> int8 array, shape of the weight, 0 where pruned.
         scale: layer name -> float32 (out_channels,).
+        free_parameters: state-dict name -> float32, full shape, all of them, whoever owns them; 0 at entries of dead units.
     """
 
     name: str
@@ -471,6 +505,7 @@ class TaskWeights:
     biases: Mapping[str, NDArray[np.float32]]
     head: HeadState
     ranges: Mapping[str, ActivationRange]
+    free_parameters: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------------------------- extract
@@ -502,6 +537,7 @@ class ExtractedModel:
         dense_macs: of the full model with this task's head.
         proof_error: max |masked - shrunk| / max |masked| over the proof inputs.
         slots: layer name -> int64 array in the small shape, flat index of each weight in the full layer.
+        numbers_below: exclusive upper bound of an input of whole numbers that are looked up in an embedding; 0 for all others.
     """
 
     task: str
@@ -512,6 +548,7 @@ class ExtractedModel:
     dense_macs: int
     proof_error: float
     slots: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    numbers_below: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------------------- data
@@ -519,19 +556,21 @@ class ExtractedModel:
 
 @dataclass(frozen=True)
 class TextForm:
-    """How a text became one-hot columns (`data/tokens.py`).
+    """How a text became one-hot columns (`data/tokens.py`), or the numbers of its words.
 
     Attributes:
         token: regular expression; its matches in the text in lower case are the tokens, in order.
         words: words[i] has column i + 1, every other word column 0; empty: the column is the CRC-32 of the word's UTF-8 modulo `columns`.
         columns: how many there are.
         length: tokens that are read.
+        numbers: instead of columns there is one number per position, a token's column + 1, and 0 behind the end.
     """
 
     token: str
     words: tuple[str, ...]
     columns: int
     length: int
+    numbers: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From the store to one task's own small dense module, proved to answer like the masked one.
 
 A task's numbers go into a fresh copy of the user's class; dead units are then physically removed. Removal is accepted only when the masked and the
-shrunk module agree within 1e-5 relative to max|y|, once with the task's own numbers and once with randomised norms and biases.
+shrunk module agree within 1e-5 relative to max|y|, once with the task's own numbers and once with randomised norms, biases and free parameters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import ExtractedModel, ModelGraph, TaskWeights
 from tsn_toolkit.filling import fill_
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.graph.proof import prove_equal
 from tsn_toolkit.graph.shrink import shrink
 from tsn_toolkit.graph.units import mask_units_
@@ -64,6 +65,7 @@ def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWe
         dense_macs=dense_macs,
         proof_error=error,
         slots=kept,
+        numbers_below=graph.inputs[0].upper if graph.inputs else 0,
     )
 
 
@@ -77,9 +79,11 @@ def _count_macs(graph: ModelGraph, weights: TaskWeights, kept_features: int) -> 
 
 
 def _prove_with_random_norms(masked: nn.Module, graph: ModelGraph, weights: TaskWeights) -> None:
-    """The same proof with norms and biases drawn at random, so that an accidental zero cannot hide a wrong removal."""
+    """The same proof with norms, biases and free parameters drawn at random, so that an accidental zero cannot hide a wrong removal."""
     model = copy.deepcopy(masked)
     generator = torch.Generator().manual_seed(1)
+    for parameter in free_parameters(model).values():
+        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             module.running_mean.copy_(0.2 * torch.randn(module.running_mean.shape, generator=generator))

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from tsn_toolkit.contracts import HeadState, ModelGraph, NormState
 from tsn_toolkit.errors import ModelError
+from tsn_toolkit.free_parameters import free_parameters, write_free_parameters_
 
 NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 """Norms that a store holds as two vectors."""
@@ -35,10 +36,12 @@ class Filling(Protocol):
     def biases(self) -> Mapping[str, NDArray[np.float32]]: ...
     @property
     def head(self) -> HeadState: ...
+    @property
+    def free_parameters(self) -> Mapping[str, NDArray[np.float32]]: ...
 
 
 def fill_(model: nn.Module, weights: Filling, head: str) -> None:
-    """Writes a task's numbers into `model`, in place: weight = scale * q, norms as two vectors, biases, head.
+    """Writes a task's numbers into `model`, in place: weight = scale * q, norms as two vectors, biases, free parameters, head.
 
     Args:
         model: the user's module with a head of the task's size.
@@ -54,6 +57,7 @@ def fill_(model: nn.Module, weights: Filling, head: str) -> None:
         for name, bias in weights.biases.items():
             target = parameters[f"{name}.bias"]
             target.copy_(torch.from_numpy(bias).view_as(target))
+        write_free_parameters_(model, weights.free_parameters)
         module = model.get_submodule(head)
         write_weight_(module, weights.head.codes, weights.head.scale)
         if module.bias is not None:
@@ -85,7 +89,8 @@ def check_storable(model: nn.Module, graph: ModelGraph) -> None:
             owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
             raise ModelError(
                 f"a store has no place for parameter `{name}` of shape {tuple(parameter.shape)} ({owner}). It holds weights and biases of Conv1d, "
-                "Conv2d and Linear layers that the forward reads, and the vectors of BatchNorm, LayerNorm and GroupNorm. "
+                "Conv2d and Linear layers that the forward reads, the vectors of BatchNorm, LayerNorm and GroupNorm, embeddings, and parameters that "
+                "modules of your own declare. "
                 + _computed_weight(model, name)
                 + "Build the model from these; a number that never changes belongs into a buffer."
             )
@@ -123,7 +128,9 @@ def _computed_weight(model: nn.Module, name: str) -> str:
 
 def _held_parameters(model: nn.Module, graph: ModelGraph) -> set[str]:
     """State-dict names of the parameters that a store holds."""
-    held = {f"{layer.name}.weight" for layer in graph.layers if isinstance(model.get_submodule(layer.name), CODED_TYPES)}
+    held = set(free_parameters(model)) | {
+        f"{layer.name}.weight" for layer in graph.layers if isinstance(model.get_submodule(layer.name), CODED_TYPES)
+    }
     for name, module in model.named_modules():
         norm = isinstance(module, NORM_TYPES)
         for leaf in ("weight", "bias") if norm else ("bias",):

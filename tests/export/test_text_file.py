@@ -8,7 +8,7 @@ import torch
 
 from tsn_toolkit.contracts import Reading, Split, TaskData, TextForm
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.data.sources import csv, labelled_text
+from tsn_toolkit.data.sources import csv, labelled_text, token_numbers
 from tsn_toolkit.delivery import package_options
 from tsn_toolkit.export.text_file import TEXT_FILE, text_code, write_text_file
 
@@ -17,6 +17,7 @@ FORMS = {
     "vocabulary": (csv, {"text": "text"}),
     "hash": (csv, {"text": "text", "tokens": "hash"}),
     "sentences": (labelled_text, {"train": "train.txt", "test": "test.txt", "encoding": "utf-8"}),
+    "numbers": (token_numbers, {"train": "train.txt", "test": "test.txt", "encoding": "utf-8"}),
 }
 
 
@@ -32,8 +33,10 @@ def read(folder, kind):
     return train, test
 
 
-@pytest.mark.parametrize("normalisation", [((), ()), ((0.25,) * 7, (0.5,) * 7)])
-@pytest.mark.parametrize("kind", FORMS)
+CASES = [(kind, ((), ())) for kind in FORMS] + [("hash", ((0.25,) * 7, (0.5,) * 7)), ("sentences", ((0.25,) * 7, (0.5,) * 7))]
+
+
+@pytest.mark.parametrize(("kind", "normalisation"), CASES)
 def test_the_code_makes_the_columns_of_the_source(tmp_path, monkeypatch, kind, normalisation):
     train, test = read(tmp_path, kind)
     mean, std = normalisation
@@ -43,18 +46,18 @@ def test_the_code_makes_the_columns_of_the_source(tmp_path, monkeypatch, kind, n
     assert json.loads((tmp_path / TEXT_FILE).read_text(encoding="utf-8"))["length"] == 9
     monkeypatch.chdir(tmp_path)
     found = {}
-    exec(text_code(options.preprocessing.record()), found)
-    made = found["columns_of"](TEXT)
+    exec(text_code(options.preprocessing.record(), test.x.dim() - 1), found)
+    made = found["input_of"](TEXT)
     assert made.dtype == np.float32
     assert np.allclose(made, normalise(test.x[1:], mean, std).numpy(), atol=1e-6)
-    assert 0 < np.count_nonzero(made == made.max()) <= 9
+    assert 0 < np.count_nonzero(made == made.max()) <= 9 and options.text.numbers == (kind == "numbers")
 
 
 def test_inputs_that_are_no_text_have_no_such_code():
     split = Split(torch.zeros(2, 3), torch.arange(2), reading=Reading(("a", "b"), ("first",)))
     options = package_options(TaskData("t", (1, 0), split, split, split, class_names={0: "a", 1: "b"}))
     assert options.text is None and options.labels == ("b", "a") and options.preprocessing.steps == ("first",)
-    assert text_code(options.preprocessing.record()) == ""
+    assert text_code(options.preprocessing.record(), 1) == ""
 
 
 def test_no_form_is_the_same_as_another():

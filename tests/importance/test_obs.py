@@ -73,7 +73,8 @@ def test_one_dimensional_convolutions_and_embeddings():
             return self.head(torch.relu(self.conv(self.embed(tokens).transpose(1, 2))).mean(2))
 
     model, tokens = Text(), torch.randint(0, 5, (7, 9))
-    found = obs.weight_scores(model, trace(model, tokens), [(tokens, None)])
+    assert "embed" not in obs.weight_scores(model, trace(model, tokens), [(tokens, None)])  # it is no layer whose weights a plan codes
+    found = obs._errors(model, ["embed", "conv"], [(tokens, None)])
     counts = np.bincount(tokens.flatten().numpy(), minlength=6)
     assert found["embed"] == pytest.approx(model.embed.weight.detach().double().numpy() ** 2 * counts[:, None] / 7, rel=1e-5)
     x = functional.pad(model.embed(tokens).transpose(1, 2), (1, 1)).detach()

@@ -9,6 +9,7 @@ from torch.nn import functional
 from tsn_toolkit.errors import GraphError
 from tsn_toolkit.graph import trace
 from tsn_toolkit.importance import wanda
+from tsn_toolkit.importance._inputs import input_energy
 
 SHAPES = {
     "plain": {"kernel_size": 3},
@@ -59,8 +60,10 @@ def test_linear_layers_and_embeddings_by_hand():
         model[1].weight.copy_(torch.tensor([[-1.0, 0.5]]))
     tokens = torch.tensor([[0, 1], [0, 0]])
     found = wanda.weight_scores(model, trace(model, tokens), [(tokens, None)])
+    assert set(found) == {"1"}  # an embedding is no layer whose weights a plan codes
     counts = np.array([3, 1, 0])  # of each token in two examples
-    assert found["0"] == pytest.approx(np.array([[1, 2], [3, 4], [5, 6]]) * np.sqrt(counts / 2)[:, None])
+    energy = input_energy(model, ["0"], [(tokens, None)])["0"]
+    assert energy.numpy() == pytest.approx(np.repeat(counts / 2, 2).reshape(3, 2))
     assert found["1"] == pytest.approx(np.array([[1 * (3 * 1 + 9), 0.5**2 * (3 * 4 + 16)]]) ** 0.5 / 2**0.5)
 
 

@@ -313,7 +313,10 @@ def test_overrides_narrow_the_options(subject):
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"size_bytes": 100}, r"`size_bytes` is 100, the least that can be reached \d+.*too low.*bytes of head, norms and biases.*no group may lose"),
+        (
+            {"size_bytes": 100},
+            r"`size_bytes` is 100, the least that can be reached \d+.*too low.*bytes of head, norms, biases and free parameters.*no group may lose",
+        ),
         ({"macs_kept": 0.01, "units": [0.5]}, r"`macs` is .*the least that can be reached"),
         ({"max_loss_increase": 0.0, "densities": [0.2], "bit_widths": [1]}, "`max_loss_increase` is 0, the best candidate raises .*What holds it"),
         ({"max_passes": 24, "size_bytes": 9000}, "takes 25 forward passes over the examples, `max_passes` is 24"),

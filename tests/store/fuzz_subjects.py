@@ -136,6 +136,9 @@ def _check_weights(weights: TaskWeights, architecture: Architecture) -> None:
         q, scale = weights.q[layer.name], weights.scale[layer.name]
         assert q.shape == layer.shape and q.dtype == np.int8 and q.min(initial=0) >= -127
         assert scale.shape == layer.shape[:1] and np.isfinite(scale).all()
+    for record in architecture.free_parameters:
+        value = weights.free_parameters[record.name]
+        assert value.shape == record.shape and value.dtype == np.float32 and np.isfinite(value).all()
     assert weights.head.codes.shape == (len(weights.classes), architecture.head_features)
 
 
@@ -157,7 +160,7 @@ def _declared_in_part(part: bytes) -> int:
     try:
         metadata = read_part(part)[0]
         record = metadata.get("architecture", {"layers": []})
-        total += sum(int(math.prod(shape)) for _, shape in record["layers"])
+        total += sum(int(math.prod(shape)) for _, shape in (*record["layers"], *record.get("free_parameters", [])))
         vectors = [{**record, "layers": []}, metadata.get("norms"), metadata.get("biases")]
         total += sum(int(number) for number in _NUMBER.findall(canonical_json(vectors).encode()) if not number.startswith(b"-"))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):

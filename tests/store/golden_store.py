@@ -1,8 +1,8 @@
 """Makes the stores that lie in `golden/`: python tests/store/golden_store.py FOLDER.
 
-They are written once for a schema version and then only read: every later version must decode them, and the writer of this version must give their
-bytes again for what they decode to. Together they hold every encoding, every layout of masks, every form of codes. Beside them lie packed files of
-`PACKED_STORES`, which every later version must give back byte for byte.
+They are written once for a schema version (`free` and `free_trunk` for 2, all others for 1) and then only read: every later version must decode them,
+and the writer of this version must give their bytes again for what they decode to. Together they hold every encoding, every layout of masks,
+every form of codes. Beside them lie packed files of `PACKED_STORES`, which every later version must give back byte for byte.
 """
 
 import sys
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import edge_store
+import free_store
 import numpy as np
 import store_samples as samples
 from store_samples import OWN, PRUNED, REFINE, REUSE
@@ -21,7 +22,7 @@ from tsn_toolkit.store.store import Store
 
 WIDTH = 3
 FOLDER = Path(__file__).parent / "golden"
-PACKED_STORES = ("checkpoint", "seed")
+PACKED_STORES = ("checkpoint", "free", "seed")
 
 
 def write_golden(folder: Path) -> None:
@@ -36,12 +37,16 @@ def write_golden(folder: Path) -> None:
     trained = Store.create(folder / "checkpoint", trunk=_trunk(rng, graph), graph=graph, recipe={})
     trained.commit(_owning(rng, trained), {})
     edge_store.make_edge_store(folder / "edges")
+    free_store.make_free_store(folder / "free")
+    free_store.make_free_trunk_store(folder / "free_trunk")
     for name in PACKED_STORES:
         pack_store(Store.open(folder / name), folder / f"{name}.tsn")
 
 
 def graph_of(store: str) -> ModelGraph:
     """The graph that a store was made for."""
+    if store.startswith("free"):
+        return free_store.free_graph()
     return edge_store.edge_graph() if store == "edges" else samples.make_graph(WIDTH)
 
 

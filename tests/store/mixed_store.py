@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import store_samples
 from edge_store import make_edge_store
+from free_store import make_free_store, make_free_trunk_store
 
 from tsn_toolkit.contracts import (
     ActivationRange,
@@ -139,19 +140,20 @@ def make_formed_store(path: Path) -> Store:
     return store
 
 
-EDGES = "edges"
+EDGES, FREE, FREE_TRUNK = "edges", "free", "free-trunk"
+WHOLE_STORES = {EDGES: make_edge_store, FREE: make_free_store, FREE_TRUNK: make_free_trunk_store}
 SMALL_STORES = ("abc", "def", "first near same", "first near blocks", "first near choices", "first half", "few coded", "first near refined plane")
-SMALL_STORES += ("first beside", EDGES)
+SMALL_STORES += ("first beside", EDGES, FREE, FREE_TRUNK)
 """Tasks of each small store: together every task, encoding and layout of the large ones, every lineage with all its ancestors."""
 
 
 def make_small_stores(folder: Path) -> dict[str, Store]:
-    """The two stores above in pieces, and `edge_store.py`'s: reading one takes a fraction of the time, and each has all that its tasks inherit."""
+    """The two stores above in pieces, each with all that its tasks inherit, and those of `edge_store.py` and `free_store.py`: quick to read."""
     stores = {}
     for names in SMALL_STORES:
         path = folder / names.replace(" ", "-")
-        if names == EDGES:
-            stores[path.name] = make_edge_store(path)
+        if names in WHOLE_STORES:
+            stores[path.name] = WHOLE_STORES[names](path)
             continue
         if " " not in names:
             stores[path.name] = make_mixed_store(path, tasks=names)

@@ -31,6 +31,7 @@ class PlainStore:
         self.record = None
         self.view, self.present, self.uses, self.scales = {}, {}, {}, {}
         self.q, self.norms, self.biases, self.heads, self.ranges, self.names, self.revisions, self.memory = {}, {}, {}, {}, {}, {}, {}, {}
+        self.handed, self.free = {}, {}  # free parameters: what an owner hands down (None where nobody has the entry), what it answers with
         for entry in (manifest["trunk"], *manifest["tasks"]):
             metadata, blobs = read_part(file(entry["path"]))
             self.record = self.record or metadata["architecture"]
@@ -90,7 +91,25 @@ class PlainStore:
             key: list(struct.unpack(f"<{prod(shape)}{MEMORY[kind]}", blobs["memory"].take(struct.calcsize(f"<{prod(shape)}{MEMORY[kind]}"))))
             for key, kind, shape in (metadata["revision"]["memory"] if "revision" in metadata else [])
         }
+        self._read_free(name, parent, metadata, blobs["free_parameters"], masks, precision)
         assert all(blob.at == len(blob.data) for blob in blobs.values())
+
+    def _read_free(self, name, parent, metadata, blob, masks, precision):
+        records = self.record.get("free_parameters", [])
+        owned = metadata.get("free_parameters", []) if parent else range(len(records) if metadata["kind"] == "checkpoint" else 0)
+        self.handed[name], self.free[name] = {}, {}
+        for position, (parameter, shape) in enumerate(records):
+            dead = [self._dead(masks, parameter, dim, length) for dim, length in enumerate(shape)]
+            places = list(product(*(range(length) for length in shape)))
+            kept = [i for i, place in enumerate(places) if not any(dead[dim][index] for dim, index in enumerate(place))]
+            values = list(self.handed[parent][parameter]) if parent else [None] * len(places)
+            if position in owned:
+                length = dead[-1].count(False) if shape else 1
+                own = [value for _ in range(len(kept) // length) for value in vector(blob, length, precision)]
+                for i, value in zip(kept, own, strict=True):
+                    values[i] = value
+            self.handed[name][parameter] = values
+            self.free[name][parameter] = [value if i in kept else 0.0 for i, value in enumerate(values)]
 
     def _read_layer(self, name, parent, layer, shape, kind, masks, blobs, precision):
         places = list(product(*(range(length) for length in shape)))

@@ -7,7 +7,7 @@ import zstandard
 from test_format_document import bits_model, chances, packed, read, table_model
 
 PRUNED, REUSE, OWN, REFINE = range(4)
-BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges", "memory")
+BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges", "memory", "free_parameters")
 
 
 class Blob:
@@ -67,14 +67,14 @@ class Words:
 
 
 def read_part(data):
-    """Metadata and blobs; one of nine blobs has an empty memory."""
+    """Metadata and blobs; one of nine blobs has an empty memory, one of schema 1 no free parameters."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     metadata = json.loads(header["__metadata__"]["tsn"])
-    assert metadata["schema"] == 1 and list(header) == ["__metadata__", "blobs"]
+    assert metadata["schema"] in (1, 2) and list(header) == ["__metadata__", "blobs"]
     blobs, at = {}, 8 + size
-    assert len(metadata["blobs"]) in (9, 10)
-    for name, length in zip(BLOBS, [*metadata["blobs"], 0][:10], strict=True):
+    assert len(metadata["blobs"]) in ((9, 10) if metadata["schema"] == 1 else (11,))
+    for name, length in zip(BLOBS, [*metadata["blobs"], 0, 0][:11], strict=True):
         blobs[name] = Blob(data[at : at + length])
         at += length
     assert at == len(data)

@@ -32,7 +32,7 @@ BYTES_PER_FILE_BYTE, BYTES_PER_SLOT, CONSTANT_BYTES = 64, 36, 4 << 20
 
 def memory_limit_bytes(file_bytes: int, declared: int) -> int:
     """What reading may allocate at most: by the size of all files, and by the slots and entries that metadata declare, which have limits too."""
-    return BYTES_PER_FILE_BYTE * file_bytes + BYTES_PER_SLOT * min(declared, 2 * MAX_SLOTS + 4 * MAX_LENGTH) + CONSTANT_BYTES
+    return BYTES_PER_FILE_BYTE * file_bytes + BYTES_PER_SLOT * min(declared, 3 * MAX_SLOTS + 4 * MAX_LENGTH) + CONSTANT_BYTES
 
 
 @dataclass

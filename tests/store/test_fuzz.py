@@ -12,6 +12,7 @@ import pytest
 import store_damage
 import store_fuzz
 from edge_store import make_edge_store
+from free_store import make_free_store, make_free_trunk_store
 from fuzz_subjects import image_subject, store_subject
 from store_damage import KINDS, Case, cases_of
 from store_fuzz import Subject, examine
@@ -31,15 +32,17 @@ from tsn_toolkit.store.values import LARGE
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Folder of a store on a checkpoint, of one with every form of masks, of one of edge cases, and packed files of them."""
+    """Folder of a store on a checkpoint, of one with every form of masks, of edge cases, of two with free parameters, and packed files of them."""
     folder = tmp_path_factory.mktemp("fuzz")
     pack_store(mixed_store.make_mixed_store(folder / "mixed"), folder / "mixed.tsn")
     pack_store(mixed_store.make_formed_store(folder / "forms"), folder / "forms.tsn")
     pack_store(make_edge_store(folder / "edges"), folder / "edges.tsn")
+    pack_store(make_free_store(folder / "free"), folder / "free.tsn")
+    pack_store(make_free_trunk_store(folder / "free-trunk"), folder / "free-trunk.tsn")
     return folder
 
 
-WHOLE = {"mixed": 30, "forms": 30, "edges": 12}
+WHOLE = {"mixed": 30, "forms": 30, "edges": 12, "free": 30, "free-trunk": 12}
 """Store -> damaged copies of it."""
 
 

@@ -1,4 +1,4 @@
-"""Stores of schema version 1 as they were written once: every later version reads them, and this one gives their bytes again."""
+"""Stores of schema versions 1 and 2 as they were written once: every later version reads them, and this one gives their bytes again."""
 
 import shutil
 
@@ -27,6 +27,15 @@ HASHES = {
         "beside": "28cba619c0fc2de054c969ab6e85a941171cfcfbda75b22577db760e7edf8153",
     },
     "checkpoint": {"owning": "ddc032a29b24d6722c99d1224bb2a1208da860d2b8cc17c2583771adb97b386c"},
+    "free": {
+        "first": "ea49ec6fabe6297129567831c37e7029ee12a1c73b99c9eebdfb008e8920ffcd",
+        "heir": "7ae9cab88ae10ce889d0f4a2ad41efcb982b01785b4f3d7fc6918fd1e4ca9605",
+        "wide": "50bb3a41cf9cea198eb478279b56d3d55f3435dfb44cdefbf0a7933b01f6e30d",
+    },
+    "free_trunk": {
+        "kept": "455c6d209a08b9bb825fef8379cf5a5c05a6a9780fbd19557143b21ceb317a0f",
+        "own": "7decd3fadd08f2c1062bfd1d406c0cb09c0216ddd67a1209fc1785e78cbf3459",
+    },
     "edges": {
         "gaps": "9c4df991b3a9d49f04453dc0a7b6046eb9f5437b666a285685b30cd3d5cc7b0d",
         "one": "6eb9b17ccc930f856a7cd776b776ed9b401a52f8a0c622d2643d8b2835f47f66",
@@ -61,6 +70,7 @@ def assert_reads_the_same(plain, store):
         for module, norm in weights.norms.items():
             assert [norm.gain.tolist(), norm.shift.tolist()] == plain.norms[entry.name][module]
         assert [[bias.tolist()] for bias in weights.biases.values()] == list(plain.biases[entry.name].values())
+        assert {name: value.reshape(-1).tolist() for name, value in weights.free_parameters.items()} == plain.free[entry.name]
         codes, scale, bias = plain.heads[entry.name]
         assert (weights.head.codes.tolist(), weights.head.scale.tolist(), weights.head.bias.tolist()) == (codes, scale, bias)
         ranges = {name: (span.scale, span.zero_point, span.signed) for name, span in weights.ranges.items()}
@@ -127,6 +137,7 @@ def result_of(store: Store, task: str) -> TaskResult:
         validation=store.validation(task),
         vector_precision=store.part(task).precision,
         revision=store.revision(task),
+        free_parameters=store.part(task).free_parameters(),
     )
 
 
@@ -159,7 +170,7 @@ def test_everything_is_in_them():
     assert {form.layout for form in forms} == set(Layout) and {form.marks for form in forms} == set(Marks)
     assert max(form.depth for form in forms) > 0 and precisions == {"half", "int8"}
     assert encodings == {"LayerCodes", "LayerPlanes", "NoneType"} and code_forms == {PACKED, CODED, COARSE, LARGE} and max(widths) > 5
-    assert large == {0, 1} and blobs == {9, 10}
+    assert large == {0, 1} and blobs == {9, 10, 11}
 
 
 def test_a_large_run_of_this_version():

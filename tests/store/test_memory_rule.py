@@ -2,6 +2,7 @@
 
 import re
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import store_fuzz
 from test_worked_sizes import graph_of
 
-from tsn_toolkit.contracts import HeadState, LayerCodes, Refinement, TaskResult, TrunkResult
+from tsn_toolkit.contracts import FreeParameterRecord, HeadState, LayerCodes, Refinement, TaskResult, TrunkResult
+from tsn_toolkit.numerics.vector_rows import round_rows
 from tsn_toolkit.store.known_slots import KnownSlots
 from tsn_toolkit.store.masks import decode_mask
 from tsn_toolkit.store.part import BlobReader, PartError, bytes_source, open_part, write_part
@@ -62,6 +64,24 @@ def test_a_layer(tmp_path, choices):
     returned, files = SLOTS, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     used_bytes = peak_bytes(lambda: Store.open(path).weights("b"))
     assert 4 * SLOTS < used_bytes < OF_SLOTS * SLOTS + OF_GROUPS * groups + returned + files
+
+
+@pytest.mark.parametrize("length", [16, 1 << 12])
+def test_free_parameters(tmp_path, length):
+    """In rows, of two owners in a line: each is decoded over what is inherited."""
+    entries = 1 << 16
+    rows = entries // length
+    graph = replace(graph_of([(2, 2)], 2), free_parameters=(FreeParameterRecord("table", (rows, length)),))
+    store = Store.create(tmp_path / "store", trunk=TrunkResult("seed", 0, {}, {}, {}, None), graph=graph, recipe={})
+    rng, one = np.random.default_rng(0), np.ones(2, np.float32)
+    layer = LayerCodes(np.zeros((2, 2), np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.int8), 0, one)
+    head = HeadState(np.zeros((2, 2), np.int8), one, one)
+    for task, parent in ("a", "trunk"), ("b", "a"):
+        table = round_rows(rng.normal(size=(rows, length)).astype(np.float32), "half")
+        result = TaskResult(task, parent, "exact", "sample", (0, 1), {}, {"layer0": layer}, {}, {}, head, {}, free_parameters={"table": table})
+        store.commit(result, {})
+    used_bytes = peak_bytes(lambda: Store.open(store.path).weights("b"))
+    assert 4 * entries < used_bytes < OF_SLOTS * entries + (1 << 18)
 
 
 def test_a_mask_of_groups_of_one():

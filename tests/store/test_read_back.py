@@ -115,7 +115,7 @@ def test_a_part_of_another_task_is_refused_by_field_and_nothing_is_written(store
     field, alter = CHANGES[change]
     encode, before = prepare_module.encode_checked, files(store)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "encode_checked", lambda parent, above, result, recipe: encode(parent, above, alter(result), recipe))
+        patch.setattr(prepare_module, "encode_checked", lambda handed, result, recipe: encode(handed, alter(result), recipe))
         with pytest.raises(StoreError, match=f"task `a`: {field} does not read back"):
             store.commit(result_of(store), {})
     assert files(store) == before
@@ -125,7 +125,7 @@ def test_a_part_of_another_task_is_refused_by_field_and_nothing_is_written(store
 def test_another_recipe_and_bytes_that_break_the_format_are_refused(store, monkeypatch):
     encode = prepare_module.encode_checked
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "encode_checked", lambda parent, above, result, recipe: encode(parent, above, result, {"set": {"seed": 4}}))
+        patch.setattr(prepare_module, "encode_checked", lambda handed, result, recipe: encode(handed, result, {"set": {"seed": 4}}))
         with pytest.raises(StoreError, match="task `a`: recipe does not read back"):
             store.commit(result_of(store), {"seed": 3})
         patch.setattr(prepare_module, "encode_checked", lambda *arguments: encode(*arguments)[:-1])

@@ -2,7 +2,7 @@
 
 dense_fp32         one dense float32 network with the heads of all tasks
 separate_fp32      one dense float32 network per task
-separate_int8      one dense network per task, int8 weights, one float32 scale per output channel, norms and biases float32
+separate_int8      one dense network per task, int8 weights, one float32 scale per output channel, norms, biases and free parameters float32
 separate_encoded   every task of the store alone in a store of its own, through the same encoder: the same models without sharing
 """
 
@@ -21,6 +21,7 @@ from torch import nn
 from tsn_toolkit.contracts import LayerCodes, ModelGraph, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.files import folder_bytes
 from tsn_toolkit.model_loading import set_head
+from tsn_toolkit.numerics.vector_rows import round_rows
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.revisions import answer
 from tsn_toolkit.store.store import Store
@@ -111,6 +112,7 @@ def _write_alone(task: TaskWeights, precision: VectorPrecision, granularity: Map
             head=task.head,
             ranges=task.ranges,
             vector_precision=precision,
+            free_parameters={name: round_rows(value, precision) for name, value in task.free_parameters.items()},
         ),
         {},
     )

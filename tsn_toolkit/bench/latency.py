@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.artefact import require_runtime
@@ -102,7 +103,7 @@ def bench_package(
     result: dict[str, Any] = {"unit": unit, "threads": threads, "runtime": target["runtime"], **processor_record(), "warnings": []}
     generator = np.random.Generator(np.random.PCG64(0))
     for batch in batches:
-        x = generator.standard_normal((batch, *manifest["inputs"][0]["shape"][1:])).astype(np.float32)
+        x = _random_inputs(generator, manifest["inputs"][0], batch)
         times: dict[str, list[float]] = {prefix: [] for prefix in models}
         for _ in range(rounds):
             for prefix, (model, options) in models.items():
@@ -113,6 +114,12 @@ def bench_package(
         result[f"batch_{batch}"] = _summary(times)
         result["warnings"] += slower_warnings(batch, result[f"batch_{batch}"], causes)
     return result
+
+
+def _random_inputs(generator: np.random.Generator, given: Mapping[str, Any], batch: int) -> NDArray[np.float32]:
+    """Numbers below the length of the table that they are looked up in, where the manifest's input has one, else N(0, 1): float32 (batch, ...)."""
+    shape = (batch, *given["shape"][1:])
+    return (generator.integers(0, given["below"], shape) if "below" in given else generator.standard_normal(shape)).astype(np.float32)
 
 
 def not_timed(target: Mapping[str, Any]) -> dict[str, Any] | None:

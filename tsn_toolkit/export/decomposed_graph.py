@@ -48,7 +48,7 @@ class DecomposedGraph(nn.Module):
         reference: from `build_integer_model`, in graph mode.
 
     Raises:
-        ExportError: the model is not in graph mode.
+        ExportError: the model is not in graph mode, or reads a parameter or buffer beside its layers.
     """
 
     def __init__(self, reference: IntegerModel) -> None:
@@ -56,6 +56,9 @@ class DecomposedGraph(nn.Module):
         if reference.mode != "graph":
             raise ExportError(f"ExecuTorch needs a model that is quantized as a graph; this one is {reference.mode}: {' '.join(reference.notes)}")
         self._graph = reference.module.graph
+        read = [node.target for node in self._graph.nodes if node.op == "get_attr"]
+        if read:
+            raise ExportError(f"`{read[0]}` is a parameter or buffer of no layer, which has no form in an ExecuTorch program of this exporter.")
         # One module may stand in the graph under several names, so that quantizers and layers are known by identity.
         self._plain = {node.target: reference.module.get_submodule(node.target) for node in self._graph.nodes if node.op == "call_module"}
         grids = {id(reference.module.get_submodule(name)): _grid(proxy) for name, proxy in activation_proxies(reference.module).items()}

@@ -64,13 +64,16 @@ class RecordedInputs:
 
 
 def input_range(preprocessing: Preprocessing, extracted: ExtractedModel, ranges: Mapping[str, ActivationRange]) -> InputRange:
-    """The range of a task's inputs after normalisation.
+    """The range of a task's inputs after normalisation, or of the numbers that an embedding looks up.
 
     Args:
         preprocessing: of the task; uint8 images lie in [0, 1] before their mean is taken away.
         extracted: the task's small model.
         ranges: its activation ranges; step and sign of the input's quantizer stand for the range of data that are no uint8 images.
     """
+    if extracted.numbers_below:
+        highest = np.float16(extracted.numbers_below - 1)
+        return InputRange((0.0,), (float(highest if highest < extracted.numbers_below else np.nextafter(highest, np.float16(0))),))
     if preprocessing.scaling == UINT8_SCALING:
         mean, std = preprocessing.mean or (0.0,), preprocessing.std or (1.0,)
         low, high = ([(raw - centre) / spread for centre, spread in zip(mean, std, strict=True)] for raw in (0.0, 1.0))

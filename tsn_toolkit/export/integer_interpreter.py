@@ -156,6 +156,8 @@ class Interpreter:
                 values[node] = self._module(node.target, args)
             elif node.op in ("call_function", "call_method"):
                 values[node] = self._function(node, args, kwargs)
+            elif node.op == "get_attr":  # a free parameter or a constant, which the runtime keeps in float
+                values[node] = _tensor_of(self.reference.module, node.target)
             elif node.op == "output":
                 result = values.get(node.args[0])
                 if not isinstance(result, Codes) or result.accumulator:
@@ -245,6 +247,15 @@ def arguments(node: Any, values: Mapping[Any, Any]) -> tuple[list[Any], dict[str
     if "tensors" in by_name:
         by_position.insert(0, by_name.pop("tensors"))
     return [_resolved(argument, values) for argument in by_position], by_name
+
+
+def _tensor_of(module: nn.Module, path: str) -> torch.Tensor:
+    """The parameter or buffer at a path."""
+    owner, _, name = path.rpartition(".")
+    tensor = getattr(module.get_submodule(owner), name)
+    if not isinstance(tensor, torch.Tensor):
+        raise Unknown(path)
+    return tensor.detach()
 
 
 def _resolved(argument: Any, values: Mapping[Any, Any]) -> Any:

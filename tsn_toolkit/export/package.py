@@ -131,6 +131,8 @@ def write_package(
             "macs": extracted.macs,
             "dense_macs": extracted.dense_macs,
         }
+        if extracted.numbers_below:
+            manifest["inputs"][0]["below"] = extracted.numbers_below
         write_description(draft, manifest)
         if measure is not None:
             add_measurements(draft, measure(draft, artefact))

@@ -165,7 +165,9 @@ def shift_signed_activations_(proto: Any) -> None:
     values = _constants(proto)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in values or len(node.input) < 3:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            continue
+        if node.input[0] in values and values[node.input[0]].dtype.kind in "iu":  # a weight; a constant that is quantized like an activation is float
             continue
         zero_point = values.get(node.input[2])
         if zero_point is None or zero_point.dtype != np.int8 or zero_point.shape not in ((), (1,)):

@@ -90,7 +90,8 @@ def _answer_line(task: Mapping[str, Any]) -> str:
 
 def _text(manifest: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> str:
     """How a text becomes an input, of the first task that reads texts; others differ in the file at most."""
-    codes = [text_code(task["preprocessing"]) for task in tasks or [manifest]]
+    dimensions = len(manifest["inputs"][0]["shape"]) - 1
+    codes = [text_code(task["preprocessing"], dimensions) for task in tasks or [manifest]]
     code = next((code for code in codes if code), "")
     return f"\nInput of a text:\n\n```python\n{code}```\n" if code else ""
 
@@ -105,7 +106,7 @@ def _shape(shape: list[Any]) -> str:
 
 def _preprocessing(steps: Mapping[str, Any]) -> str:
     if steps["text_file"] is not None:
-        return f"columns of a text by `{steps['text_file']}`"
+        return f"a text by `{steps['text_file']}`"
     text = "raw values" if steps["scaling"] == 1.0 else f"raw values times {steps['scaling']!r}"
     if steps["mean"]:
         text += f", then minus {steps['mean']} and divided by {steps['std']} per channel"

@@ -39,7 +39,7 @@ def check_exportable(model: nn.Module, graph: ModelGraph, targets: Sequence[Targ
         ExportError: the network cannot be quantized, or has no form in a target's runtime.
         TargetError: a runtime, or a tool that writes for it, is missing or too old.
     """
-    example = torch.randn(EXAMPLES, *graph.input_shape, generator=torch.Generator().manual_seed(0))
+    example = _example(graph)
     with torch.random.fork_rng(devices=[]):
         task = _with_plain_codes(model, graph)
         ranges = calibrate_ranges(task.model, task.q, task.scale, [example])
@@ -79,6 +79,13 @@ def by_exporting(export: Callable[[ExportRequest, Path], Artefact]) -> Callable[
             export(request, Path(folder))
 
     return rehearse
+
+
+def _example(graph: ModelGraph) -> torch.Tensor:
+    """A random batch, float32 (EXAMPLES, ...): whole numbers below the length of its table where the input is looked up in one, else N(0, 1)."""
+    generator, shape = torch.Generator().manual_seed(0), (EXAMPLES, *graph.input_shape)
+    upper = graph.inputs[0].upper if graph.inputs else 0
+    return torch.randint(0, upper, shape, generator=generator).float() if upper else torch.randn(shape, generator=generator)
 
 
 def _with_plain_codes(model: nn.Module, graph: ModelGraph) -> ExtractedModel:

@@ -1,7 +1,4 @@
-"""How a text becomes the columns that a package's model reads, as a file of the package and as code of its README.
-
-text.json   {"token": ..., "words": [...], "columns": ..., "length": ...}   see `TextForm`
-"""
+"""How a text becomes the input of a package's model: `text.json`, a `TextForm` as JSON, and code of the package's README that reads it."""
 
 from __future__ import annotations
 
@@ -21,13 +18,14 @@ _CODE = """\
 import json, re, zlib
 import numpy as np
 
-def columns_of(text, file={file!r}):
+def input_of(text, file={file!r}):
     form = json.load(open(file, encoding="utf-8"))
     column = {{word: number for number, word in enumerate(form["words"], start=1)}}
-    x = np.zeros((1, form["columns"], form["length"]), np.float32)
+    x = np.zeros((1, {shape}form["length"]), np.float32)
     for position, word in enumerate(re.findall(form["token"], text.lower())[: form["length"]]):
         hashed = zlib.crc32(word.encode("utf-8")) % form["columns"]
-        x[0, column.get(word, 0) if form["words"] else hashed, position] = {present!r}
+        found = column.get(word, 0) if form["words"] else hashed
+        {put}
     return {result}
 """
 
@@ -37,11 +35,12 @@ def write_text_file(folder: Path, form: TextForm, name: str = TEXT_FILE) -> None
     write_bytes(folder / name, (json.dumps(dataclasses.asdict(form), ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def text_code(preprocessing: Mapping[str, Any]) -> str:
+def text_code(preprocessing: Mapping[str, Any], dimensions: int) -> str:
     """Python that makes the model's input out of one text; "" where the input is no text.
 
     Args:
         preprocessing: of a manifest.
+        dimensions: of one input, without the batch: 2 of columns, 1 of the numbers of words.
     """
     if preprocessing.get("text_file") is None:
         return ""
@@ -49,4 +48,6 @@ def text_code(preprocessing: Mapping[str, Any]) -> str:
     if preprocessing["mean"]:
         mean, std = (f"np.array({preprocessing[key]!r}, np.float32)[:, None]" for key in ("mean", "std"))
         result = f"(x - {mean}) / {std}"
-    return _CODE.format(file=preprocessing["text_file"], present=preprocessing["scaling"] * PRESENT, result=result)
+    numbers = dimensions == 1
+    put = "x[0, position] = 1 + found" if numbers else f"x[0, found, position] = {preprocessing['scaling'] * PRESENT!r}"
+    return _CODE.format(file=preprocessing["text_file"], shape="" if numbers else 'form["columns"], ', put=put, result=result)

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tsn_toolkit.contracts import InputRecord, LayerRecord, ModelGraph, NodeRecord
+from tsn_toolkit.contracts import FreeParameterRecord, InputRecord, LayerRecord, ModelGraph, NodeRecord
 from tsn_toolkit.errors import GraphError, first_line
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.graph.cost import operation_macs
 from tsn_toolkit.graph.export_trace import Exported, export_graph, operations_of
 from tsn_toolkit.graph.fingerprint import fingerprint
@@ -27,7 +28,7 @@ from tsn_toolkit.graph.inputs import Example, first_examples, run_model, with_vo
 from tsn_toolkit.graph.operations import Operation, source_of_traceback
 from tsn_toolkit.graph.products import find_products
 
-CODABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
+CODABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ID_VIEWS = frozenset({"view", "reshape", "flatten", "unsqueeze", "squeeze", "to", "clone", "contiguous", "slice", "alias", "long", "int"})
 """Operations through which ids stay ids."""
@@ -60,6 +61,7 @@ def trace(model: nn.Module, example_inputs: Example, *, head: str | None = None)
         input_shape=records[0].shape,
         fingerprint=fingerprint(model),
         inputs=with_vocabularies(records, _vocabularies(operations)),
+        free_parameters=tuple(FreeParameterRecord(name, tuple(value.shape)) for name, value in free_parameters(quiet).items()),
     )
     sources: dict[str, str] = {}
     for operation in operations:

@@ -30,7 +30,7 @@ def diagonal_fisher(
     total = [torch.zeros_like(parameter) for parameter in wanted]
     for example, row in zip(x.split(1), rows.split(1), strict=True):
         loss = functional.cross_entropy(visible(model(example), row), row)
-        for square, gradient in zip(total, torch.autograd.grad(loss, wanted), strict=True):
+        for square, gradient in zip(total, torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True), strict=True):
             square += gradient.square()
     return {name: square / len(x) for name, square in zip(names, total, strict=True)}
 
@@ -40,9 +40,16 @@ def drawn_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tens
     return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
 
 
+def first_entries(tensor: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that there was before it grew at its end; a view."""
+    return tensor[: len(earlier)] if earlier.dim() else tensor
+
+
 def quadratic_penalty(
     parameters: Mapping[str, torch.Tensor], anchors: Mapping[str, torch.Tensor], fisher: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """1/2 sum F (w - w*)^2 (scalar) over the names of `fisher`; a parameter may have grown at its end, where nothing is penalised."""
-    terms = [(weight * (parameters[name][: len(weight)] - anchors[name][: len(weight)]).square()).sum() for name, weight in fisher.items()]
+    terms = [
+        (weight * (first_entries(parameters[name], weight) - first_entries(anchors[name], weight)).square()).sum() for name, weight in fisher.items()
+    ]
     return 0.5 * torch.stack(terms).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from torch import nn
 
 from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState, TrunkResult
 from tsn_toolkit.filling import NORM_TYPES, read_norm
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
+from tsn_toolkit.numerics.vector_rows import round_rows
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.vocabulary import MAX_CODE, WORD_BITS, SlotState, VectorPrecision
 
@@ -29,6 +31,7 @@ class TrunkWeights:
     norms: dict[str, NormState]
     biases: dict[str, NDArray[np.float32]]
     head: HeadState
+    free_parameters: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def seed_trunk(seed: int, *, word_bits: int = WORD_BITS) -> TrunkResult:
@@ -70,6 +73,7 @@ def checkpoint_trunk(model: nn.Module, graph: ModelGraph, *, bit_width: int, max
         biases=collect_biases(model, graph.head),
         head=code_head(model, graph.head, max_code=max_code),
         word_bits=word_bits,
+        free_parameters={name: round_rows(value.detach().float().cpu().numpy(), "half") for name, value in free_parameters(model).items()},
     )
 
 
@@ -173,4 +177,4 @@ def trunk_weights(trunk: TrunkResult) -> TrunkWeights:
     assert trunk.head is not None, "only a checkpoint trunk has weights"
     q = {name: layer.codebook[layer.codes].reshape(layer.states.shape) for name, layer in trunk.layers.items()}
     scale = {name: layer.scale for name, layer in trunk.layers.items()}
-    return TrunkWeights(q=q, scale=scale, norms=dict(trunk.norms), biases=dict(trunk.biases), head=trunk.head)
+    return TrunkWeights(q, scale, dict(trunk.norms), dict(trunk.biases), trunk.head, dict(trunk.free_parameters))

@@ -191,6 +191,8 @@ def stored_recipe(recipe: Recipe, tasks: int) -> dict[str, Any]:
     record["plan"]["file"] = None  # the plan itself stands beside the recipe
     if not record["plan"]["child_overrides"]:
         del record["plan"]["child_overrides"]
+    if record["plan"]["free_parameters"] == "inherit":
+        del record["plan"]["free_parameters"]
     record["data"] = {key: value for key, value in record["data"].items() if key not in LATE_DATA_KEYS or value is not None}
     record["tasks"] = _stored_tasks(record["tasks"], tasks)
     return record

@@ -110,4 +110,6 @@ def task_context(recipe: Recipe, store: Store, shop: Workshop, plan: Compression
         revision=None if parent == TRUNK else store.revision(parent),
         earlier=lambda: tuple(load_task(recipe, earlier) for earlier in range(index)),
         keep=None if hooks.keep is None else partial(hooks.keep, data.name),
+        inherited_free=store.frozen_parameters(parent),
+        own_free_parameters=recipe.plan.free_parameters == "own",
     )

@@ -105,7 +105,10 @@ def _budgeted(recipe: Recipe, subject: PlanSubject, train: Split, say: Callable[
     criterion = registry.load("tsn_toolkit.importance", recipe.plan.importance)
     batches = list(zip(torch.split(x, SCORING_BATCH), torch.split(y, SCORING_BATCH), strict=True))
     scores = criterion.score(subject.model, subject.graph, batches, functional.cross_entropy)
-    return plan_over_trunk(replace(subject, unit_scores=scores), partial(mended, subject.model, subject.graph, x[:MENDED_ON]), say=say)
+    inherits = recipe.plan.free_parameters == "inherit"
+    return plan_over_trunk(
+        replace(subject, unit_scores=scores, inherits_free_parameters=inherits), partial(mended, subject.model, subject.graph, x[:MENDED_ON]), say=say
+    )
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ def measure_options(subject: PlanSubject, examiner: Measuring, layers: Mapping[s
         unit_options(subject),
         max_passes=budget.max_passes,
         head_bits=subject.section.head_bits,
+        free_parameters=not subject.inherits_free_parameters,
         classes=subject.classes,
         latency_ms=subject.latency_ms if budget.latency_ms is not None else None,
     )

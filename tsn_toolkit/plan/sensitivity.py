@@ -17,8 +17,10 @@ from torch import nn
 
 from tsn_toolkit.contracts import ModelGraph
 from tsn_toolkit.errors import PlanError
+from tsn_toolkit.free_parameters import free_parameters as free_parameters_of
 from tsn_toolkit.numerics.half import half_size_bytes
 from tsn_toolkit.numerics.paired import PairedDifference, paired_difference
+from tsn_toolkit.numerics.vector_rows import rows_size_bytes
 from tsn_toolkit.plan.answers import Answers, divergences
 from tsn_toolkit.plan.candidate import Candidate, LayerOption, Measuring
 from tsn_toolkit.plan.macs import macs_after
@@ -126,6 +128,7 @@ def measure_sensitivity(
     max_passes: int,
     head_bits: int = 8,
     classes: int | None = None,
+    free_parameters: bool = True,
     latency_ms: Latency | None = None,
 ) -> Sensitivity:
     """What every option changes and costs, each measured alone.
@@ -135,7 +138,7 @@ def measure_sensitivity(
         layer_options: layer name -> options to measure.
         unit_options: group name -> numbers of units to measure.
         max_passes: forward passes over the examples that may be taken.
-        head_bits, classes: of a task's head, for `constant_bytes`.
+        head_bits, classes, free_parameters: of a task, for `constant_bytes`.
         latency_ms: milliseconds of a shrunk network; called once per number of units, and never again for the same one.
 
     Raises:
@@ -179,25 +182,32 @@ def measure_sensitivity(
         )
         for name, keeps in unit_options.items()
     }
-    constant = constant_bytes(examiner.model, graph, head_bits, classes)
+    constant = constant_bytes(examiner.model, graph, head_bits, classes, free_parameters=free_parameters)
     dense_ms = None if latency_ms is None else latency_ms({})
     return Sensitivity(layers, groups, constant, whole, dense_ms, examiner.passes - before)
 
 
-def constant_bytes(model: nn.Module, graph: ModelGraph, head_bits: int, classes: int | None = None) -> int:
-    """Bytes of the head's codes and of all vectors (norms as two, biases, the head's scales) at half precision, units as in the full model.
+def constant_bytes(model: nn.Module, graph: ModelGraph, head_bits: int, classes: int | None = None, *, free_parameters: bool = True) -> int:
+    """Bytes of the head's codes and of all vectors (norms as two, biases, the head's scales, rows of free parameters) at half precision, units as in
+    the full model.
 
     Args:
         model: with its vectors.
         graph: of the model.
         head_bits: bits per code of the head.
         classes: of a task; None: those of the model's own head.
+        free_parameters: whether the task owns them.
     """
     layers = {layer.name for layer in graph.layers}
     head = graph.layer(graph.head)
     rows = head.shape[0] if classes is None else classes
     total = -(-rows * prod(head.shape[1:]) * head_bits // 8) + half_size_bytes(rows)
+    free = {id(parameter) for parameter in free_parameters_of(model).values()}
     for name, module in model.named_modules():
-        vectors = [value for key, value in module.named_parameters(recurse=False) if key == "bias" or (name not in layers and value.ndim == 1)]
+        own = [(key, value) for key, value in module.named_parameters(recurse=False) if id(value) not in free]
+        vectors = [value for key, value in own if key == "bias" or (name not in layers and value.ndim == 1)]
         total += sum(half_size_bytes(rows if name == graph.head else vector.numel()) for vector in vectors)
+    for record in graph.free_parameters if free_parameters else ():
+        length = record.shape[-1] if record.shape else 1
+        total += rows_size_bytes(prod(record.shape) // length, length, "half")
     return total

@@ -114,7 +114,7 @@ def _unreachable(model: CostModel, names: list[str], used: list[int], limits: Ma
         least = float(model.total(model.least(resource))[resource])
         sentences.append(f"`{name}` is {limits[name]:g}, the least that can be reached {least:.6g}" + (" (too low)" if least > limits[name] else ""))
     frozen = [group.name for group in model.graph.groups if group.frozen]
-    held = [f"{model.table.constant_bytes} bytes of head, norms and biases stay"] if "size_bytes" in names else []
+    held = [f"{model.table.constant_bytes} bytes of head, norms, biases and free parameters stay"] if "size_bytes" in names else []
     held += [f"frozen groups keep all units: {', '.join(frozen)}"] if frozen else []
     held += ["no group may lose units"] if not any(len(keeps) > 1 for keeps in model.table.groups.values()) else []
     return (

@@ -33,6 +33,7 @@ class PlanSubject:
         latency_ms: milliseconds of the network with these numbers of units; needed for `budget.latency_ms`.
         unit_scores: group name -> score per unit; None: magnitude.
         weight_scores: layer name -> score per weight; None: magnitude.
+        inherits_free_parameters: tasks take those of the trunk, which count towards no task's bytes.
     """
 
     section: PlanSection
@@ -47,6 +48,7 @@ class PlanSubject:
     latency_ms: Latency | None = None
     unit_scores: Scores | None = None
     weight_scores: Scores | None = None
+    inherits_free_parameters: bool = False
 
     @property
     def budget(self) -> BudgetSection:

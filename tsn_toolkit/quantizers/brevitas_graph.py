@@ -189,6 +189,8 @@ def _weight_settings() -> dict[str, Any]:
 def _graph_mode(model: nn.Module, example: torch.Tensor) -> nn.Module:
     from brevitas.graph import quantize as rules
 
+    if any(isinstance(module, nn.Embedding) for module in model.modules()):
+        raise ExportError("an embedding looks whole numbers up, which a quantizer of the input would round")
     settings = _weight_settings()
     layers = dict(rules.COMPUTE_LAYER_MAP)
     for kind in SUPPORTED_LAYERS:
@@ -197,8 +199,10 @@ def _graph_mode(model: nn.Module, example: torch.Tensor) -> nn.Module:
     activations = {kind: quantizer for kind, quantizer in rules.QUANT_ACT_MAP.items() if kind in _CLIPS}
     graph = rules.preprocess_for_quantize(_plain_copy(model, example), relu6_to_relu=False)
     _relu_calls_to_modules_(graph)
+    _show_parameters_(graph)
     with _bounded_residual_loop(graph):
         quantized = rules.quantize(graph, compute_layer_map=layers, quant_act_map=activations).eval()
+    _hide_parameters_(quantized)
     with_plain_calls_(quantized)
     quantized.delete_all_unused_submodules()  # Brevitas leaves quantizers behind that it has replaced; they would never see data
     return quantized
@@ -219,6 +223,30 @@ def _relu_calls_to_modules_(graph: fx.GraphModule) -> None:
             replacement = graph.graph.call_module(f"relu_{number}", (node.args[0],))
         node.replace_all_uses_with(replacement)
         graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _show_parameters_(graph: fx.GraphModule) -> None:
+    """Puts a call behind each parameter that the graph itself reads, in place: Brevitas does not look at such a node when it asks whether a sum can
+    be negative, and takes one with a ReLU for unsigned."""
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr" and node.target in dict(graph.named_parameters()):
+            with graph.graph.inserting_after(node):
+                shown = graph.graph.call_function(torch.clone, (node,))
+            node.replace_all_uses_with(shown, delete_user_cb=lambda user, shown=shown: user is not shown)
+    graph.recompile()
+
+
+def _hide_parameters_(graph: fx.GraphModule) -> None:
+    """Takes these calls away, and quantizers that stand alone behind them, in place: a parameter stays float, which OpenVINO asks for in a sum."""
+    from brevitas.nn import QuantIdentity
+
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target is torch.clone and node.args[0].op == "get_attr":
+            rounded = [user for user in node.users if user.op == "call_module" and isinstance(graph.get_submodule(user.target), QuantIdentity)]
+            for removed in (*rounded, node):
+                removed.replace_all_uses_with(node.args[0])
+                graph.graph.erase_node(removed)
     graph.recompile()
 
 

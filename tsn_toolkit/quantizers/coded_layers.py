@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.errors import ExportError
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.quantizers.brevitas_graph import SUPPORTED_LAYERS
 
 Codes = Mapping[str, NDArray[np.int8]]
@@ -28,7 +29,12 @@ def check_layers(model: nn.Module, q: Codes, scale: Scales) -> None:
         ExportError: a layer has no codes or no integer form, or its weight is not scale * q.
     """
     modules = dict(model.named_modules())
-    weighted = {name for name, module in modules.items() if isinstance(getattr(module, "weight", None), torch.Tensor) and module.weight.dim() > 1}
+    free = free_parameters(model)  # tables of embeddings among them, which stay float
+    weighted = {
+        name
+        for name, module in modules.items()
+        if isinstance(getattr(module, "weight", None), torch.Tensor) and module.weight.dim() > 1 and f"{name}.weight" not in free
+    }
     missing, unknown = sorted(weighted - set(q)), sorted(set(q) - weighted)
     if missing or unknown or set(q) != set(scale):
         raise ExportError(

@@ -221,6 +221,9 @@ class PlanSection(Section):
     """Largest rise of the validation loss (one standard error above its mean) that `adapt_bits` accepts, as a fraction of 1 + the loss itself."""
     vectors: VectorPrecision = "half"
     """How a task's scales, norms and biases are stored: 16-bit floats, or int8 steps."""
+    free_parameters: Literal["inherit", "own"] = "inherit"
+    """Class tokens, learned positions, layer scale, embeddings: what is no layer's, norm's or bias's. `inherit`: a task keeps those of the trained
+    trunk or its parent as they are, which costs no byte, and trains what nobody owns; `own`: it trains and stores all of them."""
     head_bits: Annotated[int, Field(ge=2, le=8)] = 8
     """Bits per code of a task's head. Below 8, `tsn`, `wsn`, `packnet` and `supsup` train it through its rounding; others round it at the end."""
     granularity: Granularity = "element"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsn_toolkit.report.amounts import count, ratio, size
 
-KINDS = ("values", "masks", "codebooks", "scales", "norms", "biases", "heads", "memory", "metadata")
+KINDS = ("values", "masks", "codebooks", "scales", "norms", "biases", "free_parameters", "heads", "memory", "metadata")
 
 DENOMINATORS = {
     "dense_fp32": "one dense fp32 model with all heads",

@@ -8,9 +8,9 @@ from typing import Any
 def inspection_text(result: dict[str, Any]) -> str:
     """The tables, from what `tsn inspect --json` prints."""
     keys = ["values", "masks", "codebooks", "scales", "norms", "biases", "heads", "metadata"]
-    keys += ["memory"] if any("memory" in part["breakdown"] for part in result["parts"]) else []
+    keys += [key for key in ("free_parameters", "memory") if any(key in part["breakdown"] for part in result["parts"])]
     width = max(len(part["path"]) for part in result["parts"])
-    lines = [f"{'part':<{width}} {'bytes':>10} " + " ".join(f"{key:>9}" for key in keys)]
+    lines = [f"{'part':<{width}} {'bytes':>10} " + " ".join(f"{key.removesuffix('_parameters'):>9}" for key in keys)]
     for part in result["parts"]:
         lines.append(f"{part['path']:<{width}} {part['bytes']:>10,} " + " ".join(f"{part['breakdown'].get(key, 0):>9,}" for key in keys))
     lines.append(f"{'total':<{width}} {result['total_bytes']:>10,}   (entropy of masks and codes: {result['entropy_bytes']:,.0f})")

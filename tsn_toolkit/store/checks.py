@@ -8,11 +8,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, HeadState, LayerCodes, LayerPlanes, Refinement, TaskResult, TrunkResult
+from tsn_toolkit.contracts import ActivationRange, FrozenParameter, HeadState, LayerCodes, LayerPlanes, Refinement, TaskResult, TrunkResult
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.masks.granularity import parse_granularity
 from tsn_toolkit.numerics.errors import NumericsError
 from tsn_toolkit.numerics.vectors import encode_vector
+from tsn_toolkit.store.free_parameters import check_complete, check_free_parameters
 from tsn_toolkit.store.layout import Architecture, CodedLayer, KeptSlots, UnitMasks
 from tsn_toolkit.store.lineage import Inherited
 from tsn_toolkit.store.revision import check_revision
@@ -50,12 +51,16 @@ def check_trunk(architecture: Architecture, trunk: TrunkResult) -> None:
             if not (codes.states == SlotState.OWN).all():
                 raise StoreError(f"trunk: layer `{layer.name}` must own every slot, {int((codes.states != SlotState.OWN).sum())} are not OWN")
     _check_vectors("trunk", architecture, {}, trunk, PRECISION)
+    names = {record.name for record in architecture.free_parameters} if trunk.kind == CHECKPOINT else set()
+    if set(trunk.free_parameters) != names:
+        raise StoreError(f"trunk: a `{trunk.kind}` trunk must hold exactly the free parameters {sorted(names)}, got {sorted(trunk.free_parameters)}")
+    check_free_parameters("trunk", architecture, {}, trunk.free_parameters, PRECISION)
     if trunk.head is not None:
         _check_head("trunk", architecture, {}, trunk.head, len(trunk.head.codes), PRECISION)
 
 
-def check_task(architecture: Architecture, above: Mapping[str, Inherited], result: TaskResult) -> None:
-    """Checks a task result against the architecture and what the task inherits, by layer.
+def check_task(architecture: Architecture, above: Mapping[str, Inherited], free: Mapping[str, FrozenParameter], result: TaskResult) -> None:
+    """Checks a task result against the architecture and what the task inherits: layers and free parameters, by name.
 
     Raises:
         StoreError: it cannot be stored as it is.
@@ -94,6 +99,8 @@ def check_task(architecture: Architecture, above: Mapping[str, Inherited], resul
             if orphans:
                 raise StoreError(f"{place} {verb} {orphans} slots that neither the trunk nor an ancestor owns; make them OWN or PRUNED")
     _check_vectors(where, architecture, result.unit_masks, result, precision)
+    check_free_parameters(where, architecture, result.unit_masks, result.free_parameters, precision)
+    check_complete(where, architecture, result.unit_masks, result.free_parameters, free)
     _check_head(where, architecture, result.unit_masks, result.head, len(result.classes), precision)
     for name, span in result.ranges.items():
         _check_range(f"{where}: range `{name}`", span)

@@ -30,6 +30,7 @@ _KIND_OF_BLOB = {
     "biases": "biases",
     "head": "heads",
     "memory": "memory",  # only in the parts of revisions
+    "free_parameters": "free_parameters",  # only where a part owns some
 }
 
 _SLOTS = {"own_slots": SlotState.OWN, "reuse_slots": SlotState.REUSE, "refine_slots": SlotState.REFINE}
@@ -40,10 +41,11 @@ def inspect_store(store: Store) -> dict[str, Any]:
 
     Returns:
         `parts`: path, bytes and breakdown of every regular file (activation ranges count as scales, headers and the manifest as metadata; `memory`
-        is there where a revision keeps something; a file that belongs to no committed task also has `orphan`: true); `total_bytes`; `tasks`: name,
-        parent, marginal_bytes (see `manifest.marginal_bytes`), density (used slots / all slots), own_slots, reuse_slots, refine_slots, and for each
-        of its `layers` these three and bit_width (of own codes); `layers`: name, slots, word_bits, allocated (bits taken -> slots), by_owner (owner
-        -> bits), free_bits; `capacity`: room for more tasks, see `capacity.Capacity`; `sharing`: see `sharing.Sharing`; `entropy_bytes`.
+        is there where a revision keeps something, `free_parameters` where a part owns some; a file that belongs to no committed task also has
+        `orphan`: true); `total_bytes`; `tasks`: name, parent, marginal_bytes (see `manifest.marginal_bytes`), density (used slots / all slots),
+        own_slots, reuse_slots, refine_slots, and for each of its `layers` these three and bit_width (of own codes); `layers`: name, slots,
+        word_bits, allocated (bits taken -> slots), by_owner (owner -> bits), free_bits; `capacity`: room for more tasks, see `capacity.Capacity`;
+        `sharing`: see `sharing.Sharing`; `entropy_bytes`.
 
     Raises:
         StoreError: a part is damaged.
@@ -77,7 +79,8 @@ def _part(store: Store, owner: str, entry: Entry) -> dict[str, Any]:
     breakdown = {**dict.fromkeys(KINDS, 0), "metadata": part.header_bytes}
     for blob, size_bytes in part.sizes_bytes.items():
         kind = _KIND_OF_BLOB[blob]
-        breakdown[kind] = breakdown.get(kind, 0) + size_bytes
+        if size_bytes or kind in KINDS:
+            breakdown[kind] = breakdown.get(kind, 0) + size_bytes
     return {"path": entry.path, "bytes": entry.size_bytes, "breakdown": breakdown}
 
 

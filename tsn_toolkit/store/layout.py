@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import GroupMember
+from tsn_toolkit.contracts import FreeParameterRecord, GroupMember
 from tsn_toolkit.store.part import PartError
 
 MAX_SLOTS = 1 << 28
@@ -127,6 +127,7 @@ class Architecture:
         biases: (module path, length) of the trunk's biases.
         groups: unit groups in execution order.
         word_bits: bits of one slot's word, for the trunk and all tasks together.
+        free_parameters: in the module's order.
     """
 
     fingerprint: str
@@ -138,6 +139,7 @@ class Architecture:
     biases: NamedLengths
     groups: tuple[StoredGroup, ...]
     word_bits: int
+    free_parameters: tuple[FreeParameterRecord, ...] = ()
 
     @cached_property
     def size(self) -> int:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import ActivationRange, HeadState, NormState, Revision
+from tsn_toolkit.contracts import ActivationRange, FreeParameterRecord, HeadState, NormState, Revision
+from tsn_toolkit.store.free_parameters import decode_free_parameters
 from tsn_toolkit.store.layout import Architecture, CodedLayer, NamedLengths, UnitMasks
 from tsn_toolkit.store.lineage import Inherited, OwnerLayer
-from tsn_toolkit.store.part import MEMORY, Part
+from tsn_toolkit.store.part import FREE, MEMORY, Part
 from tsn_toolkit.store.revision import decode_revision
 from tsn_toolkit.store.vectors import decode_biases, decode_head, decode_norms, decode_ranges
 from tsn_toolkit.vocabulary import VectorPrecision
@@ -39,6 +40,7 @@ class OwnerPart:
         classes: label of each logit of the head; empty for a trunk without a head.
         unit_masks: as in `TaskResult`.
         norm_lengths, bias_lengths, range_names: what the part holds, in the order of its blobs; a child with the same need not repeat them.
+        owned_parameters: the free parameters that the part holds, in the order of its blob.
         precision: of its vectors.
         read_layers: begins to read its layers.
     """
@@ -51,6 +53,7 @@ class OwnerPart:
     norm_lengths: NamedLengths
     bias_lengths: NamedLengths
     range_names: tuple[str, ...]
+    owned_parameters: tuple[FreeParameterRecord, ...]
     precision: VectorPrecision
     part: Part
     read_layers: Callable[[], LayerSource]
@@ -75,6 +78,10 @@ class OwnerPart:
     def ranges(self) -> dict[str, ActivationRange]:
         """Activation ranges by quantizer name."""
         return decode_ranges(self.part.blob("ranges"), self.range_names)
+
+    def free_parameters(self) -> dict[str, NDArray[np.float32]]:
+        """The free parameters that it owns, by name; full shapes, 0 at entries of dead units."""
+        return decode_free_parameters(self.architecture, self.unit_masks, self.part.blob(FREE), self.owned_parameters, self.precision)
 
     def revision(self) -> Revision | None:
         """For which tasks it answers, and what it keeps for the next one; None where it answers for itself alone."""

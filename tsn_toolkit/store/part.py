@@ -17,12 +17,17 @@ from tsn_toolkit.errors import StoreError
 METADATA_KEY = "tsn"
 TENSOR = "blobs"
 SCHEMA_VERSION = 1
+FREE_SCHEMA_VERSION = 2
+"""Of parts that hold free parameters, or a record of such; all others are written as before."""
 
 BLOBS = ("layers", "masks", "values", "codebooks", "scales", "norms", "biases", "head", "ranges")
 """Every blob a part has, in the order of the file."""
 
 MEMORY = "memory"
-"""A last blob, only in the parts of revisions whose method keeps something for the next task."""
+"""A blob behind these, only in the parts of revisions whose method keeps something for the next task."""
+
+FREE = "free_parameters"
+"""A last blob, only in parts of schema 2."""
 
 MAX_HEADER_BYTES = 1 << 24
 """Longest header: JSON takes many times its own bytes in memory."""
@@ -50,13 +55,16 @@ def canonical_json(value: object) -> str:
 
 
 def write_part(metadata: Mapping[str, Any], blobs: Mapping[str, bytes]) -> bytes:
-    """The file's bytes: the same for the same arguments.
+    """The file's bytes: the same for the same arguments. Of schema 2 where the blob of free parameters is named, empty or not.
 
     Raises:
         StoreError: the metadata are too long.
     """
-    fields = [blobs.get(name, b"") for name in (*BLOBS, *([MEMORY] if blobs.get(MEMORY) else []))]
-    text = canonical_json({**metadata, "schema": SCHEMA_VERSION, "blobs": [len(field) for field in fields]})
+    free = FREE in blobs
+    optional = (MEMORY, FREE) if free else (MEMORY,) if blobs.get(MEMORY) else ()
+    names = (*BLOBS, *optional)
+    fields = [blobs.get(name, b"") for name in names]
+    text = canonical_json({**metadata, "schema": FREE_SCHEMA_VERSION if free else SCHEMA_VERSION, "blobs": [len(field) for field in fields]})
     header = _header(text, sum(map(len, fields)))
     if len(header) > MAX_HEADER_BYTES:
         raise StoreError(f"part `{metadata.get('name')}`: its metadata take {len(header)} bytes of {MAX_HEADER_BYTES}. Shorten its recipe or plan.")
@@ -89,9 +97,9 @@ class Part:
     _source: Source
 
     def blob(self, name: str) -> BlobReader:
-        """A reader at the beginning of a blob; an empty one where the part has no memory."""
-        starts = dict(zip((*BLOBS, MEMORY), accumulate(self.sizes_bytes.values(), initial=self.header_bytes), strict=False))
-        return BlobReader(name, self._source, starts[name], self.sizes_bytes.get(name, 0))
+        """A reader at the beginning of a blob; an empty one where the part has no memory or no free parameters."""
+        starts = dict(zip((*BLOBS, MEMORY, FREE), accumulate(self.sizes_bytes.values(), initial=self.header_bytes), strict=False))
+        return BlobReader(name, self._source, starts.get(name, 0), self.sizes_bytes.get(name, 0))
 
 
 def open_part(source: Source, size_bytes: int) -> Part:
@@ -111,12 +119,15 @@ def open_part(source: Source, size_bytes: int) -> Part:
             raise PartError("its metadata are not canonical JSON")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PartError(f"not a readable part ({type(error).__name__}: {error})") from error
-    if not isinstance(metadata, dict) or metadata.pop("schema", None) != SCHEMA_VERSION:
-        raise PartError(f"its schema version is not {SCHEMA_VERSION}")
+    schema = metadata.pop("schema", None) if isinstance(metadata, dict) else None
+    if type(schema) is not int or schema not in (SCHEMA_VERSION, FREE_SCHEMA_VERSION):
+        raise PartError(f"its schema version is neither {SCHEMA_VERSION} nor {FREE_SCHEMA_VERSION}")
     sizes = metadata.pop("blobs", None)
-    names = (*BLOBS, MEMORY) if isinstance(sizes, list) and len(sizes) > len(BLOBS) else BLOBS
+    names: tuple[str, ...] = (*BLOBS, MEMORY) if isinstance(sizes, list) and len(sizes) > len(BLOBS) else BLOBS
+    if schema == FREE_SCHEMA_VERSION:
+        names = (*BLOBS, MEMORY, FREE)
     if not isinstance(sizes, list) or len(sizes) != len(names) or not all(type(size) is int and size >= 0 for size in sizes):
-        raise PartError(f"its metadata do not give the sizes of {len(BLOBS)} blobs")
+        raise PartError(f"its metadata do not give the sizes of {len(names)} blobs")
     if header != _header(text, sum(sizes)) or _LENGTH_BYTES + length + sum(sizes) != size_bytes:
         raise PartError("its header or its size is not that of a part with these blobs")
     return Part(metadata, _LENGTH_BYTES + length, dict(zip(names, sizes, strict=True)), source)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import TaskResult
+from tsn_toolkit.contracts import FrozenParameter, TaskResult
 from tsn_toolkit.store.checks import check_task, check_word
 from tsn_toolkit.store.lineage import Inherited
 from tsn_toolkit.store.owner_part import OwnerPart
@@ -41,24 +41,37 @@ class Prepared:
     asked: dict[str, NDArray[np.uint8]]
 
 
-def encode_checked(parent: OwnerPart, above: Mapping[str, Inherited], result: TaskResult, recipe: Mapping[str, Any]) -> bytes:
+@dataclass(frozen=True)
+class Handed:
+    """What a task's parent hands down.
+
+    Attributes:
+        parent: the opened part of the parent.
+        layers: by name.
+        free: free parameters, by name.
+    """
+
+    parent: OwnerPart
+    layers: Mapping[str, Inherited]
+    free: Mapping[str, FrozenParameter]
+
+
+def encode_checked(handed: Handed, result: TaskResult, recipe: Mapping[str, Any]) -> bytes:
     """The bytes of a result's part; `recipe` is what differs from the parent's.
 
     Raises:
         StoreError: the result cannot be stored.
     """
-    check_task(parent.architecture, above, result)
-    return encode_task(parent.architecture, parent, above, result, recipe)
+    architecture = handed.parent.architecture
+    check_task(architecture, handed.layers, handed.free, result)
+    return encode_task(architecture, handed.parent, handed.layers, handed.free, result, recipe)
 
 
-def prepare(
-    parent: OwnerPart, above: Mapping[str, Inherited], result: TaskResult, recipe: Mapping[str, Any], allocated: Allocated | None
-) -> Prepared:
+def prepare(handed: Handed, result: TaskResult, recipe: Mapping[str, Any], allocated: Allocated | None) -> Prepared:
     """Makes a task ready.
 
     Args:
-        parent: the opened part of its parent.
-        above: what it inherits, by layer.
+        handed: what it inherits.
         result: the task.
         recipe: what differs from the parent's.
         allocated: of the words so far; None where no word can run out, or the task takes no bits of them.
@@ -66,20 +79,21 @@ def prepare(
     Raises:
         StoreError: the result cannot be stored, or a word runs out, or the part does not read back as the result.
     """
-    data = encode_checked(parent, above, result, recipe)
+    data = encode_checked(handed, result, recipe)
     try:
-        below, asked = _read_back(data, parent, above, result, recipe, allocated)
+        below, asked = _read_back(data, handed, result, recipe, allocated)
     except ValueError as error:  # what reading a part raises where its bytes break the format
         raise not_read_back(result.name, f"its part ({error})") from error
     return Prepared(data, below, asked)
 
 
 def _read_back(
-    data: bytes, parent: OwnerPart, above: Mapping[str, Inherited], result: TaskResult, recipe: Mapping[str, Any], allocated: Allocated | None
+    data: bytes, handed: Handed, result: TaskResult, recipe: Mapping[str, Any], allocated: Allocated | None
 ) -> tuple[dict[str, Inherited], dict[str, NDArray[np.uint8]]]:
     """What children inherit and what is asked of the words, by layer, from a part that is compared with the result as it is read."""
+    parent, above = handed.parent, handed.layers
     part = open_task(parent.architecture, parent, open_part(bytes_source(data), len(data)))
-    check_part(part, result, recipe)
+    check_part(part, result, recipe, handed.free)
     below, asked = {}, {}
     source = part.read_layers()
     for layer in parent.architecture.layers:

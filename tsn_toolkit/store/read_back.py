@@ -8,24 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import LayerCodes, LayerPlanes, TaskResult
+from tsn_toolkit.contracts import FrozenParameter, LayerCodes, LayerPlanes, TaskResult
 from tsn_toolkit.errors import StoreError
+from tsn_toolkit.store.free_parameters import answered_with, overlaid
 from tsn_toolkit.store.lineage import OwnerLayer
 from tsn_toolkit.store.owner_part import OwnerPart
 
 
-def check_part(part: OwnerPart, result: TaskResult, recipe: Mapping[str, Any]) -> None:
+def check_part(part: OwnerPart, result: TaskResult, recipe: Mapping[str, Any], free: Mapping[str, FrozenParameter]) -> None:
     """Compares all of a task but its layers.
 
     Args:
         part: the opened part of the task.
         result: the task.
         recipe: what differs from the parent's.
+        free: free parameters that it inherits, by name.
 
     Raises:
         StoreError: a field does not read back.
     """
-    for field, same in _fields(part, result, recipe):
+    for field, same in (*_fields(part, result, recipe), ("free_parameters", _same_free(part, result, free))):
         if not same:
             raise not_read_back(result.name, field)
 
@@ -76,6 +78,12 @@ def _fields(part: OwnerPart, result: TaskResult, recipe: Mapping[str, Any]) -> I
     yield "rows of its revision", list(revision.rows.items()) == [(task, tuple(rows)) for task, rows in result.revision.rows.items()]
     yield "task_known of its revision", revision.task_known == result.revision.task_known
     yield "memory of its revision", _same_arrays(revision.memory, result.revision.memory)
+
+
+def _same_free(part: OwnerPart, result: TaskResult, inherited: Mapping[str, FrozenParameter]) -> bool:
+    """Whether the task will answer with the free parameters that it was handed over with, its own and inherited ones."""
+    answers = answered_with(overlaid(inherited, part.architecture, part.unit_masks, part.free_parameters()), part.architecture, part.unit_masks)
+    return _same_arrays({name: answers[name] for name in result.free_parameters}, result.free_parameters)
 
 
 def _same_codes(own: LayerCodes, stored: LayerCodes, kept: NDArray[np.bool_]) -> Iterator[bool]:

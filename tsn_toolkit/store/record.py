@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tsn_toolkit.contracts import GroupMember, ModelGraph, TrunkResult
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.fields import integer, listing, named_lengths, text
+from tsn_toolkit.store.free_parameters import kept_of, records_from_json, records_to_json
 from tsn_toolkit.store.layout import MAX_LENGTH, MAX_SLOTS, Architecture, CodedLayer, StoredGroup, essential_members
 from tsn_toolkit.store.part import PartError
 from tsn_toolkit.vocabulary import MAX_WORD_BITS
@@ -35,6 +36,7 @@ def architecture_from_graph(graph: ModelGraph, trunk: TrunkResult) -> Architectu
         biases=tuple((name, len(trunk.biases[name])) for name in sorted(trunk.biases)),
         groups=tuple(StoredGroup(group.name, group.size, essential_members(group.members)) for group in graph.groups),
         word_bits=trunk.word_bits,
+        free_parameters=graph.free_parameters,
     )
     if architecture.size > MAX_SLOTS:
         raise StoreError(f"the model has {architecture.size} coded weights; a store holds at most {MAX_SLOTS}. Use a smaller model.")
@@ -58,7 +60,8 @@ def _head_features(graph: ModelGraph, trunk: TrunkResult) -> int:
 
 
 def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
-    """The record as a JSON value."""
+    """The record as a JSON value; it has a key for free parameters where there are any."""
+    free = {"free_parameters": records_to_json(architecture.free_parameters)} if architecture.free_parameters else {}
     return {
         "fingerprint": architecture.fingerprint,
         "input_shape": list(architecture.input_shape),
@@ -71,6 +74,7 @@ def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
             for group in architecture.groups
         ],
         "word_bits": architecture.word_bits,
+        **free,
     }
 
 
@@ -96,10 +100,13 @@ def architecture_from_json(value: Mapping[str, Any]) -> Architecture:
         biases=named_lengths(value["biases"]),
         groups=_groups_from_json(value["groups"], {f"{layer.name}.weight": layer.shape for layer in layers}),
         word_bits=integer(value["word_bits"], 1, MAX_WORD_BITS),
+        free_parameters=records_from_json(value["free_parameters"]) if "free_parameters" in value else (),
     )
     architecture.kept_features({})  # raises where a group and the record disagree about a length
     for name, length in (*architecture.norms, *architecture.biases):
         architecture.kept_entries({}, name, length)
+    for record in architecture.free_parameters:
+        kept_of(architecture, {}, record)
     return architecture
 
 

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import FrozenLayer, LayerCodes, ModelGraph, Revision, TaskResult, TaskWeights, TrunkResult
+from tsn_toolkit.contracts import FrozenLayer, FrozenParameter, LayerCodes, ModelGraph, Revision, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.checks import check_trunk, valid_name
 from tsn_toolkit.store.folder import MANIFEST, TRUNK_PART, claim_folder, prepare_folder, remove_orphans, task_path, write_atomic, writer_lock
+from tsn_toolkit.store.free_parameters import answered_with, nothing_inherited, overlaid
 from tsn_toolkit.store.layout import Architecture, CodedLayer
 from tsn_toolkit.store.lineage import Inherited, OwnerLayer
 from tsn_toolkit.store.manifest import Manifest, PartEntry, TaskEntry, hash_bytes, read_manifest
 from tsn_toolkit.store.owner_part import OwnerPart
 from tsn_toolkit.store.part import canonical_json
 from tsn_toolkit.store.part_files import Entry, PartFiles
-from tsn_toolkit.store.prepare import Allocated, cannot_run_out, count_allocated, encode_checked, prepare
+from tsn_toolkit.store.prepare import Allocated, Handed, cannot_run_out, count_allocated, encode_checked, prepare
 from tsn_toolkit.store.recipes import apply_difference, recipe_difference
 from tsn_toolkit.store.record import architecture_from_graph
 from tsn_toolkit.store.trunk_part import encode_trunk
@@ -176,7 +177,16 @@ class Store:
         layers = {layer.name: held.own for layer, held in self.layers(TRUNK) if isinstance(held.own, LayerCodes)}
         with self._files.naming(TRUNK):
             head = part.head() if part.classes else None
-            return TrunkResult(part.metadata["kind"], part.metadata["seed"], layers, part.norms(), part.biases(), head, self._architecture.word_bits)
+            return TrunkResult(
+                kind=part.metadata["kind"],
+                seed=part.metadata["seed"],
+                layers=layers,
+                norms=part.norms(),
+                biases=part.biases(),
+                head=head,
+                word_bits=self._architecture.word_bits,
+                free_parameters=part.free_parameters(),
+            )
 
     def frozen_view(self, owner: str) -> dict[str, FrozenLayer]:
         """What a child of `owner` (the trunk or a task) inherits, by layer; arrays are the caller's own."""
@@ -184,6 +194,19 @@ class Store:
             name: FrozenLayer(view.q.copy(), view.present.copy(), None if view.scale is None else view.scale.copy())
             for name, view in self._inherited(owner).items()
         }
+
+    def frozen_parameters(self, owner: str) -> dict[str, FrozenParameter]:
+        """What a child of `owner` (the trunk or a task) inherits of free parameters, by name; arrays are the caller's own.
+
+        Raises:
+            StoreError: there is no such owner, or a part of its chain is damaged; the message names the part.
+        """
+        view = nothing_inherited(self._architecture)
+        for name in self.chain(owner) if view else ():
+            part = self.part(name)
+            with self._files.naming(name):
+                view = overlaid(view, self._architecture, part.unit_masks, part.free_parameters())
+        return view
 
     def states(self, owner: str) -> dict[str, NDArray[np.uint8]]:
         """`SlotState` of every slot, by layer; those of a `shared` layer are REUSE where the task uses the parent's value."""
@@ -197,6 +220,7 @@ class Store:
             q[layer.name] = held.q.copy()
             if held.scale is not None:
                 scale[layer.name] = held.scale.copy()
+        free = self.frozen_parameters(task)
         with self._files.naming(task):
             return TaskWeights(
                 name=entry.name,
@@ -209,6 +233,7 @@ class Store:
                 biases=part.biases(),
                 head=part.head(),
                 ranges=part.ranges(),
+                free_parameters=answered_with(free, self._architecture, part.unit_masks),
             )
 
     def dense_weights(self, task: str) -> dict[str, NDArray[np.float32]]:
@@ -262,7 +287,7 @@ class Store:
             StoreError: the result or the recipe cannot be stored.
         """
         difference = recipe_difference(self.recipe(result.parent), _json_recipe(result.name, recipe))
-        return encode_checked(self.part(result.parent), self._inherited(result.parent), result, difference)
+        return encode_checked(self._handed(result.parent), result, difference)
 
     def commit(self, result: TaskResult, recipe: Mapping[str, Any]) -> TaskEntry:
         """Adds one task: its part, then the manifest. Nothing is written unless everything is in order.
@@ -274,9 +299,9 @@ class Store:
             if read_manifest(self.path)[1] != self._manifest_bytes:
                 raise StoreError(f"{self.path}: another process changed this store since it was opened. Open it again.")
             self._check_name(result.name)
-            parent, above = self.part(result.parent), self._inherited(result.parent)
+            handed = self._handed(result.parent)
             difference = recipe_difference(self.recipe(result.parent), _json_recipe(result.name, recipe))
-            prepared = prepare(parent, above, result, difference, self._words() if result.isolation == "exact" else None)
+            prepared = prepare(handed, result, difference, self._words() if result.isolation == "exact" else None)
             index = self.next_index
             path, sha256, size_bytes = task_path(index, result.name), hash_bytes(prepared.data), len(prepared.data)
             entry = TaskEntry(result.name, result.parent, result.isolation, result.strategy, path, sha256, size_bytes, index)
@@ -296,6 +321,10 @@ class Store:
             raise StoreError(f"a task's name must match [a-z0-9_-]+ (at most 100) and not be `{TRUNK}`, got `{name}`")
         if name in self._files.owners:
             raise StoreError(f"{self.path}: task `{name}` is committed already, and a part never changes. Choose another name.")
+
+    def _handed(self, owner: str) -> Handed:
+        """All that children of `owner` inherit."""
+        return Handed(self.part(owner), self._inherited(owner), self.frozen_parameters(owner))
 
     def _inherited(self, owner: str) -> Mapping[str, Inherited]:
         """What children of `owner` inherit, by layer; its arrays are shared and must not be written."""

@@ -1,6 +1,7 @@
-"""One task as a part: unit masks, masks, own codes, codebooks, scales, norms, biases, head, activation ranges.
+"""One task as a part: unit masks, masks, own codes, codebooks, scales, norms, biases, head, activation ranges, free parameters.
 
-Of norms, biases and ranges the metadata name only what differs from the parent's; what is as the parent's is left out.
+Of norms, biases and ranges the metadata name only what differs from the parent's; what is as the parent's is left out. Of free parameters neither
+names nor values are repeated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,15 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tsn_toolkit.contracts import TaskResult
+from tsn_toolkit.contracts import FrozenParameter, TaskResult
 from tsn_toolkit.numerics.bits import pack_bits, packed_size_bytes, unpack_bits
 from tsn_toolkit.store.fields import integer, listing, named_lengths, number, text
+from tsn_toolkit.store.free_parameters import changed_by, encode_free_parameters, owned_from_json, owned_to_json
 from tsn_toolkit.store.layer_blobs import LayerReader, encode_layers
 from tsn_toolkit.store.layout import Architecture, NamedLengths
 from tsn_toolkit.store.lineage import Inherited
 from tsn_toolkit.store.owner_part import OwnerPart
-from tsn_toolkit.store.part import MEMORY, BlobReader, Part, PartError, write_part
+from tsn_toolkit.store.part import FREE, MEMORY, BlobReader, Part, PartError, write_part
 from tsn_toolkit.store.recipes import check_difference
 from tsn_toolkit.store.revision import check_description, describe_revision, encode_memory
 from tsn_toolkit.store.vectors import encode_biases, encode_head, encode_norms, encode_ranges
@@ -27,7 +29,12 @@ _DEFAULT_PRECISION = "half"
 
 
 def encode_task(
-    architecture: Architecture, parent: OwnerPart, above: Mapping[str, Inherited], result: TaskResult, recipe: Mapping[str, Any]
+    architecture: Architecture,
+    parent: OwnerPart,
+    above: Mapping[str, Inherited],
+    free: Mapping[str, FrozenParameter],
+    result: TaskResult,
+    recipe: Mapping[str, Any],
 ) -> bytes:
     """The file's bytes of a checked result.
 
@@ -35,6 +42,7 @@ def encode_task(
         architecture: the record.
         parent: the opened part of the parent.
         above: what the task inherits, by layer.
+        free: free parameters that it inherits, by name.
         result: the task.
         recipe: what differs from the parent's.
     """
@@ -63,6 +71,9 @@ def encode_task(
         metadata["vectors"] = precision
     if result.revision is not None:
         metadata["revision"] = describe_revision(result.revision)
+    owned = changed_by(architecture, masks, result.free_parameters, free)
+    if owned:
+        metadata["free_parameters"] = owned_to_json(architecture, owned)
     layers = encode_layers(architecture, masks, result.layers, above, precision)
     unit_bits = b"".join(pack_bits(masks[architecture.groups[index].name], 1) for index in groups)
     blobs = {
@@ -74,6 +85,8 @@ def encode_task(
         "ranges": encode_ranges(result.ranges, ranges),
         MEMORY: b"" if result.revision is None else encode_memory(result.revision),
     }
+    if owned:
+        blobs[FREE] = encode_free_parameters(architecture, masks, result.free_parameters, owned, precision)
     return write_part(metadata, blobs)
 
 
@@ -93,6 +106,8 @@ def open_task(architecture: Architecture, parent: OwnerPart, part: Part) -> Owne
         raise PartError("it has no class")
     precision = _precision(metadata.get("vectors", _DEFAULT_PRECISION))
     check_description(metadata, len(classes), part.sizes_bytes.get(MEMORY, 0))
+    if (FREE in part.sizes_bytes) != ("free_parameters" in metadata):
+        raise PartError("its schema version and its metadata disagree about whether it owns free parameters")
     groups = listing(metadata["groups"])
     masks = _take_unit_masks(architecture, groups, part.blob("masks"))
 
@@ -110,6 +125,7 @@ def open_task(architecture: Architecture, parent: OwnerPart, part: Part) -> Owne
         norm_lengths=named_lengths(metadata["norms"]) if "norms" in metadata else parent.norm_lengths,
         bias_lengths=named_lengths(metadata["biases"]) if "biases" in metadata else parent.bias_lengths,
         range_names=tuple(text(name) for name in listing(metadata["ranges"])) if "ranges" in metadata else parent.range_names,
+        owned_parameters=owned_from_json(architecture, metadata["free_parameters"]) if "free_parameters" in metadata else (),
         precision=precision,
         part=part,
         read_layers=read_layers,

@@ -22,6 +22,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.filling import NORM_TYPES
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.own_slots import refresh_masks_
 from tsn_toolkit.parts.subnet_weight import wrapped
@@ -61,7 +62,9 @@ def learn(context: TaskContext, config: Config) -> TaskResult:
 
 @torch.no_grad()
 def _forget_norms_and_biases_(model: nn.Module, head: str) -> None:
-    """Norms as they are built, biases 0, neither trained, in place; the head stays as it is."""
+    """Norms as they are built, biases 0, neither trained, in place, nor are free parameters; the head stays as it is."""
+    for parameter in free_parameters(model).values():
+        parameter.requires_grad_(False)
     for name, module in model.named_modules():
         if isinstance(module, NORM_TYPES):
             module.reset_parameters()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, ModelGraph, Revision, TaskData
+from tsn_toolkit.contracts import CompressionPlan, FrozenLayer, FrozenParameter, ModelGraph, Revision, TaskData
 from tsn_toolkit.filling import Filling, fill_
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.quantizers.ranges import DEFAULT_PERCENTILE, RangeRule
 from tsn_toolkit.trainer.device import seeded
@@ -95,6 +96,8 @@ class TaskContext:
         revision: of the parent, where the strategy's isolation is `none` and there is one: for which tasks it answers, and what its method kept.
         earlier: the data of all earlier tasks, loaded when called; only a method that is allowed to see them again calls it.
         keep: called with a name and JSON values that belong into the task's record.
+        inherited_free: free parameter -> what the trunk and the ancestors own of it.
+        own_free_parameters: the task trains and owns its free parameters, whatever it inherits.
     """
 
     factory: Callable[[], nn.Module]
@@ -119,6 +122,8 @@ class TaskContext:
     revision: Revision | None = None
     earlier: Callable[[], Sequence[TaskData]] | None = None
     keep: Callable[[str, Any], None] | None = None
+    inherited_free: Mapping[str, FrozenParameter] = field(default_factory=dict)
+    own_free_parameters: bool = False
 
     def generator(self) -> torch.Generator:
         """A fresh generator seeded for this task."""
@@ -160,13 +165,20 @@ def starting_model(context: TaskContext, *, fresh_share: float = 1.0) -> nn.Modu
 
 
 def _fill_present(model: nn.Module, context: TaskContext, fresh_share: float) -> None:
-    """The parent's numbers, except that slots without an owner keep the fresh initialisation, in layers that have owners its `fresh_share`."""
+    """The parent's numbers, except that slots without an owner keep the fresh initialisation, in layers that have owners its `fresh_share`.
+
+    Free parameters are inherited from all owners, not the parent alone, which may lack units that the task will keep.
+    """
     assert context.start is not None
+    free = {name: (parameter, parameter.detach().clone()) for name, parameter in free_parameters(model).items()}
     initial = {name: model.get_submodule(name).weight.detach().clone() for name in context.inherited}
     fill_(model, context.start, context.graph.head)
     if not context.trained_trunk:
         restate_norms_(model, training_sample(context.data, STATISTICS_EXAMPLES))
     with torch.no_grad():
+        for name, (parameter, fresh) in free.items():
+            inherited = context.inherited_free[name]
+            parameter.copy_(torch.where(torch.from_numpy(inherited.present), torch.from_numpy(inherited.value), fresh))
         for name, frozen in context.inherited.items():
             weight = model.get_submodule(name).weight
             if frozen.scale is None:

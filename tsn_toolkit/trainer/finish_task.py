@@ -17,6 +17,7 @@ from tsn_toolkit.parts.plane_weight import plane_wrapped
 from tsn_toolkit.parts.slots import full_sizes, gather_frozen
 from tsn_toolkit.parts.subnet_weight import wrapped
 from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.free_parameters import freeze_own_, scatter_free
 from tsn_toolkit.trainer.loop import evaluate, to_device
 from tsn_toolkit.trainer.norms import reestimate_norms_
 from tsn_toolkit.trainer.post_training import PostTrainer
@@ -32,7 +33,7 @@ def finish_task(
     calibration_batches: int,
     reestimate: bool,
 ) -> TaskResult:
-    """Integers, norms, biases, head and activation ranges of a learned task, at full shape.
+    """Integers, norms, biases, free parameters, head and activation ranges of a learned task, at full shape.
 
     Args:
         small: the learned module; layers without a wrapper are the parent's as they are. Changed in place.
@@ -52,6 +53,7 @@ def finish_task(
             assert scale is not None, "a shared layer has an owner"
             shared[name] = (q.numpy().astype(np.int8), scale.numpy())
     vectors = context.precision.vectors
+    free = freeze_own_(model, small.slots, context)  # first: what is calibrated and judged below computes with them
     inputs = calibration_inputs(context, calibration_batches)
     steps = PostTrainer(context, inputs if reestimate else ())
     steps.improve_codes_(model)
@@ -64,7 +66,8 @@ def finish_task(
     loss, accuracy = evaluate(model, context.data.validation, context.data, cpu)
     ranges = steps.choose_ranges(model, integers, inputs)
     steps.finish()
-    layers, norms, biases, head = scatter_all(integers, norms, biases, small.slots, full_sizes(full_model.state_dict()), context.graph.head)
+    sizes = full_sizes(full_model.state_dict())
+    layers, norms, biases, head = scatter_all(integers, norms, biases, small.slots, sizes, context.graph.head)
     return TaskResult(
         name=context.data.name,
         parent=context.parent,
@@ -79,6 +82,7 @@ def finish_task(
         ranges=ranges,
         validation={"accuracy": accuracy, "loss": loss},
         vector_precision=vectors,
+        free_parameters=scatter_free(free, small.slots, sizes),
     )
 
 

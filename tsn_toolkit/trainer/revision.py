@@ -25,6 +25,7 @@ from torch import nn
 from tsn_toolkit.contracts import LayerCodes, LayerPlanes, Revision, TaskData, TaskResult, TaskWeights
 from tsn_toolkit.errors import RecipeError
 from tsn_toolkit.filling import fill_, write_weight_
+from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.model_loading import set_head
 from tsn_toolkit.parts.finish import SmallIntegers, freeze_vectors_, round_head_, scatter_all
 from tsn_toolkit.parts.head_rows import HeadRows, Setting
@@ -35,6 +36,7 @@ from tsn_toolkit.quantizers.activations import calibrate_ranges
 from tsn_toolkit.trainer.context import STATISTICS_EXAMPLES, TaskContext, starting_model
 from tsn_toolkit.trainer.device import seeded
 from tsn_toolkit.trainer.finish_task import calibration_inputs
+from tsn_toolkit.trainer.free_parameters import round_parameters_, scatter_free
 from tsn_toolkit.trainer.loop import Phase, evaluate, fit, training_sample
 from tsn_toolkit.trainer.norms import restate_norms_
 from tsn_toolkit.trainer.positive_gains import with_positive_gains
@@ -182,6 +184,7 @@ def finish_revision(
     vectors = context.precision.vectors
     classifier = round_head_(model, head, bit_width=context.precision.head_bits, max_code=context.plan.max_code, precision=vectors)
     norms, biases = freeze_vectors_(model, head, vectors)
+    free = round_parameters_(free_parameters(model), vectors)
     q = {name: _integers(codes) for name, codes in rounded.items()}
     scale = {name: codes.scale for name, codes in rounded.items()}
     inputs = [*calibration_inputs(context, options.calibration_batches), *([] if replayed is None or not len(replayed) else [replayed])]
@@ -192,6 +195,7 @@ def finish_revision(
     if units is not None:
         integers = SmallIntegers(owned=layers, q=q, scale=scale, head=classifier)
         layers, norms, biases, classifier = scatter_all(integers, norms, biases, units.slots, units.sizes, head)
+        free = scatter_free(free, units.slots, units.sizes)
     return TaskResult(
         name=context.data.name,
         parent=context.parent,
@@ -207,6 +211,7 @@ def finish_revision(
         validation={"accuracy": accuracy, "loss": loss},
         vector_precision=vectors,
         revision=Revision(rows=dict(network.head.rows), task_known=network.head.task_known, memory=memory),
+        free_parameters=free,
     )
 
 

@@ -15,6 +15,7 @@ from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight, wrapped
 from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.free_parameters import hold_inherited_
 
 
 def require_free_slots(context: TaskContext, strategy: str) -> None:
@@ -30,7 +31,7 @@ def require_free_slots(context: TaskContext, strategy: str) -> None:
 
 
 def select_layers(model: nn.Module, context: TaskContext, *, bit_width: int) -> ShrunkModel:
-    """A copy of the model with every layer of the plan wrapped, on the task's device.
+    """A copy of the model with every layer of the plan wrapped, on the task's device; inherited free parameters are not trained.
 
     Args:
         model: full module where learning starts.
@@ -38,6 +39,7 @@ def select_layers(model: nn.Module, context: TaskContext, *, bit_width: int) -> 
         bit_width: bits per own code.
     """
     small = shrink(model.cpu().eval(), context.graph, {})
+    hold_inherited_(small.model, small.slots, context)
     for plan in context.plan.layers:
         q, present, scale = gather_frozen(context.inherited[plan.name], small.slots[f"{plan.name}.weight"])
         wrapper = SubnetWeight(

@@ -18,6 +18,7 @@ from tsn_toolkit.parts.wrapping import detach_
 from tsn_toolkit.plan.choose import choose_units
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.fit_selected import fit_selected_
+from tsn_toolkit.trainer.free_parameters import all_inherited_held
 from tsn_toolkit.trainer.loop import Phase, spread_batches
 from tsn_toolkit.trainer.wrap_layers import wrap_free_slots_
 
@@ -36,7 +37,8 @@ def warm_up_(model: nn.Module, context: TaskContext, epochs: int, generator: tor
         min_gain: smallest gain of a foldable norm.
     """
     wrap_free_slots_(model, context)
-    fit_selected_(model, context, Phase("warm-up", epochs, context.learning_rate, "rise"), generator, min_gain=min_gain)
+    with all_inherited_held(model, context):
+        fit_selected_(model, context, Phase("warm-up", epochs, context.learning_rate, "rise"), generator, min_gain=min_gain)
     detach_(model)
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import nn
 
 from tsn_toolkit.filling import NORM_TYPES
-from tsn_toolkit.parts.fisher_penalty import diagonal_fisher, drawn_labels, quadratic_penalty
+from tsn_toolkit.parts.fisher_penalty import diagonal_fisher, drawn_labels, first_entries, quadratic_penalty
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.trainer.loop import training_sample
 from tsn_toolkit.trainer.revision import Memory, RevisionOptions, SharedNetwork
@@ -87,7 +87,8 @@ class WeightAnchor:
         fresh = diagonal_fisher(model, names, x, drawn_labels(logits, self._context.generator()), visible)
         _divide_by_mean_(fresh)
         for name, values in self._network.memory.items():
-            fresh[name][: len(values)] += self._options.decay * torch.from_numpy(values)
+            earlier = torch.from_numpy(values)
+            first_entries(fresh[name], earlier).add_(self._options.decay * earlier)
         return {name: values.numpy() for name, values in fresh.items()}
 
 
@@ -99,10 +100,11 @@ def _divide_by_mean_(fisher: dict[str, torch.Tensor]) -> None:
 
 
 def held_parameters(model: nn.Module) -> list[str]:
-    """Names of the parameters that are held: those of no norm."""
+    """Names of the parameters that are held: those of no norm that are trained."""
     return [
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
         if not isinstance(module, NORM_TYPES)
-        for name, _ in module.named_parameters(recurse=False)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad
     ]

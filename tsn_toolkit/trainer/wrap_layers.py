@@ -14,13 +14,14 @@ from tsn_toolkit.parts.slots import gather_frozen
 from tsn_toolkit.parts.subnet_weight import SubnetWeight
 from tsn_toolkit.parts.wrapping import attach_
 from tsn_toolkit.trainer.context import TaskContext
+from tsn_toolkit.trainer.free_parameters import hold_inherited_
 
 FINE_HEAD_BITS = 8
 """Bits per code from which a head may be rounded after training."""
 
 
 def wrap_layers_(small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskContext, *, refine_bits: int = 0, reuse_bonus: float = 0.0) -> None:
-    """Wraps every layer that is not shared, in place; weights of shared ones are not trained.
+    """Wraps every layer that is not shared, in place; weights of shared ones and inherited free parameters are not trained.
 
     Args:
         small: where learning starts, without the units that go.
@@ -29,6 +30,7 @@ def wrap_layers_(small: ShrunkModel, layers: Iterable[LayerPlan], context: TaskC
         refine_bits: bits per residual of inherited slots, 0 for none.
         reuse_bonus: raises the ranking of slots that the parent uses, where scores decide which slots are used.
     """
+    hold_inherited_(small.model, small.slots, context)
     changed = {plan.name for plan in context.plan.child_layers} if context.start is not None else set()
     for plan in layers:
         module, slots = small.model.get_submodule(plan.name), small.slots[f"{plan.name}.weight"]

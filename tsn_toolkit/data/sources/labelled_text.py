@@ -50,16 +50,16 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split]:
             fewer words than the vocabulary wants.
     """
     folder = require_folder(path, source="labelled_text", files=f"{options.train} and {options.test}")
-    train, test = (_read_sentences(folder / name, options.encoding) for name in (options.train, options.test))
+    train, test = (read_sentences(folder / name, options.encoding) for name in (options.train, options.test))
     words = vocabulary([tokens for _, tokens in train], options.vocabulary, origin=str(folder / options.train))
     reading = Reading(text=TextForm(TOKEN, tuple(words), options.vocabulary, options.length))
     return (
-        make_split(_one_hot(train, words, options.length), _labels(train), origin=str(folder / options.train), reading=reading),
-        make_split(_one_hot(test, words, options.length), _labels(test), origin=str(folder / options.test), reading=reading),
+        make_split(_one_hot(train, words, options.length), labels_of(train), origin=str(folder / options.train), reading=reading),
+        make_split(_one_hot(test, words, options.length), labels_of(test), origin=str(folder / options.test), reading=reading),
     )
 
 
-def _read_sentences(file: Path, encoding: str) -> Sentences:
+def read_sentences(file: Path, encoding: str) -> Sentences:
     """The lines of one file, checked."""
     if not file.is_file():
         raise DataError(f"data file {file} does not exist. Put it there or correct `data.path`, `data.options.train` and `data.options.test`.")
@@ -87,5 +87,5 @@ def _one_hot(sentences: Sentences, words: dict[str, int], length: int) -> NDArra
     return one_hot(texts, lambda word: words.get(word, 0), size=len(words) + 1, length=length)
 
 
-def _labels(sentences: Sequence[tuple[int, list[str]]]) -> NDArray[np.int64]:
+def labels_of(sentences: Sequence[tuple[int, list[str]]]) -> NDArray[np.int64]:
     return np.array([label for label, _ in sentences], np.int64)

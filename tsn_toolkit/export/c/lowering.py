@@ -117,7 +117,8 @@ class _Lowering:
             elif node.op == "output":
                 return self._finished(args[0])
             else:
-                raise ExportError(f"`{node.name}` ({node.op}) has no integer rule in C. {_SUPPORTED}")
+                kind = "a parameter or buffer" if node.op == "get_attr" else node.op
+                raise ExportError(f"`{node.name}` ({kind}) has no integer rule in C. {_SUPPORTED}")
         raise AssertionError("an fx graph ends in an output")
 
     def _module(self, name: str, buffer: str, value: Any) -> _Value:
