@@ -410,7 +410,7 @@ class TaskResult:
         head: the task's classifier, features at full length (dead inputs hold 0).
         ranges: quantizer name -> range, calibrated on training data.
         validation: numbers measured on validation data (accuracy, loss), for the report; also `training_flops` where the strategy counts them.
-        vector_precision: how scales, norms and biases are stored; their values are exactly representable so.
+        vector_precision: how scales, norms, biases and free parameters are stored; their values are exactly representable so.
         revision: for which tasks it answers, where the strategy's isolation is `none`; None: for itself alone.
         free_parameters: state-dict name -> float32, full shape, 0 at entries of dead units: those that the task has otherwise than its parent hands
             them down; all others are inherited. Values are exactly representable as stored.

@@ -9,7 +9,11 @@ DensityRule = Literal["uniform", "erk", "learned"]
 """How one density becomes densities of layers: the same for all, by their shapes, or by the scores of each task."""
 
 VectorPrecision = Literal["half", "int8"]
-"""How scales, norms and biases are stored: 16-bit floats, or int8 steps of one 32-bit float per vector."""
+"""How scales, norms, biases and free parameters are stored: 16-bit floats, or int8 steps of one 32-bit float per vector."""
+
+FreeParameterRule = Literal["inherit", "own"]
+"""Free parameters are those of no layer, norm or bias: class tokens, learned positions, layer scale, embeddings. A task keeps those that somebody in
+its chain owns, or trains and owns all of them."""
 
 GRANULARITY_PATTERN: Final = r"element|unit|block\([1-9][0-9]{0,3}\)|[1-9][0-9]?:[1-9][0-9]?"
 """Mask granularities: single weights, whole units, k consecutive input weights, n of every m consecutive input weights."""

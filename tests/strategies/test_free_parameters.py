@@ -1,5 +1,6 @@
 """Free parameters under every strategy: who trains and owns them, what is measured is what is stored, and extraction slices them."""
 
+import copy
 import dataclasses
 import functools
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tsn_toolkit.contracts import Split, TaskData
 from tsn_toolkit.extract import extract, masked_model
 from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.graph.trace import trace
@@ -206,6 +208,49 @@ def test_a_parameter_that_asks_for_no_gradient_stays(lab):
     np.testing.assert_array_equal(first.free_parameters["offset"], offset)
     lab.learn("tsn", SECOND, "first", factory=fixed, own_free_parameters=True, precision=Precision(vectors="int8"))
     assert lab.owned("second") == {"gamma"}, "nobody trained the other one, so it is not rounded anew"
+
+
+def token_data(name, classes):
+    """Sentences whose first words tell the class."""
+    random = np.random.default_rng([7, *classes])
+
+    def split(count):
+        y = random.integers(len(classes), size=count)
+        x = random.integers(1, 40, (count, 12))
+        x[:, :4] = 6 * np.array(classes)[y][:, None] + random.integers(1, 6, (count, 4))
+        return Split(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y))
+
+    return TaskData(name, tuple(classes), split(96), split(45), split(45))
+
+
+@pytest.mark.parametrize("units", [1.0, 0.5])
+def test_a_text_model_with_an_embedding(tmp_path, units):
+    with seeded(0):
+        model = nets.token_net().eval()
+    traced = trace(model, torch.zeros(1, 12))
+    assert traced.inputs[0].upper == 40 and [layer.name for layer in traced.layers] == ["conv", "head"]
+    plan = make_plan(traced, PlanSettings(density=0.5, bit_width=4, units_keep=units))
+    store = Store.create(tmp_path / "store", trunk=seed_trunk(0), graph=traced, recipe={})
+    results = []
+    for task, parent in ((FIRST, "trunk"), (SECOND, "first")):
+        data = token_data(*task)
+        context = samples.make_context(store, data, parent=parent, factory=lambda: copy.deepcopy(model), graph=traced, plan=plan)
+        results.append(samples.learn("tsn", dataclasses.replace(context, epochs=2, learning_rate=0.1)))
+        store.commit(results[-1], {})
+        weights = Store.open(store.path).weights(task[0])
+        masked = masked_model(lambda: copy.deepcopy(model), traced, weights)
+        loss, accuracy = evaluate(masked, data.validation, data, samples.CPU)
+        assert accuracy == results[-1].validation["accuracy"] and loss == pytest.approx(results[-1].validation["loss"], rel=1e-6)
+        extracted = extract(lambda: copy.deepcopy(model), traced, weights)
+        assert extracted.proof_error <= 1e-5 and extracted.numbers_below == 40
+        assert extracted.model.words.weight.shape == (40, 8 * units) and extracted.model.positions.shape == (12, 8 * units)
+    assert set(results[0].free_parameters) == {"words.weight", "positions"}
+    first, second = (store.weights(task).free_parameters for task in ("first", "second"))
+    kept = [results[i].unit_masks.get("words", np.ones(8, bool)) for i in (0, 1)]
+    inherits = bool((~kept[1] | kept[0]).all())
+    assert inherits == (results[1].free_parameters == {}) and (units < 1 or inherits)
+    if inherits:
+        np.testing.assert_array_equal(second["words.weight"], first["words.weight"] * kept[1])
 
 
 class Warm(nets.ScaledCnn):

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tsn_toolkit.vocabulary import GRANULARITY_PATTERN, MAX_WORD_BITS, TASK_NAME_PATTERN, WORD_BITS, DensityRule, Encoding, VectorPrecision
+from tsn_toolkit.vocabulary import (
+    GRANULARITY_PATTERN,
+    MAX_WORD_BITS,
+    TASK_NAME_PATTERN,
+    WORD_BITS,
+    DensityRule,
+    Encoding,
+    FreeParameterRule,
+    VectorPrecision,
+)
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -220,8 +229,8 @@ class PlanSection(Section):
     bit_tolerance: Annotated[float, Field(ge=0.0)] = 0.01
     """Largest rise of the validation loss (one standard error above its mean) that `adapt_bits` accepts, as a fraction of 1 + the loss itself."""
     vectors: VectorPrecision = "half"
-    """How a task's scales, norms and biases are stored: 16-bit floats, or int8 steps."""
-    free_parameters: Literal["inherit", "own"] = "inherit"
+    """How a task's scales, norms, biases and free parameters are stored: 16-bit floats, or int8 steps."""
+    free_parameters: FreeParameterRule = "inherit"
     """Class tokens, learned positions, layer scale, embeddings: what is no layer's, norm's or bias's. `inherit`: a task keeps those of the trained
     trunk or its parent as they are, which costs no byte, and trains what nobody owns; `own`: it trains and stores all of them."""
     head_bits: Annotated[int, Field(ge=2, le=8)] = 8

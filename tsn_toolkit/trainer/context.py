@@ -30,7 +30,7 @@ class Precision:
     Attributes:
         adapt_bits: the plan's bit widths are the largest; smaller ones are chosen on validation data.
         bit_tolerance: largest rise of the validation loss that they may cost, as a fraction of 1 + the loss.
-        vectors: how scales, norms and biases are stored.
+        vectors: how scales, norms, biases and free parameters are stored.
         head_bits: bits per code of the head, 2..8.
     """
 
