@@ -42,6 +42,13 @@ def test_a_run_ends_before_it_trains(tsn, tiny_recipe, tmp_path, monkeypatch, fa
     assert not Path("run/store/manifest.json").exists() and "learning" not in done.stderr
 
 
+def test_a_float_target_wants_units_removed(tsn, tiny_recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tsn("run", str(tiny_recipe), "--out", "run", "--set", "targets=[cpu_torch]", "--set", "plan.units_keep=1.0")
+    assert done.exit_code == 1 and "`cpu_torch` computes in float32 with all weights" in done.stderr and "plan.units_keep" in done.stderr
+    assert not Path("run/store/manifest.json").exists() and "learning" not in done.stderr
+
+
 def test_a_target_with_sparse_kernels_wants_their_pattern_in_the_plan(tsn, tiny_recipe, tmp_path, monkeypatch) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed")
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,8 @@ from tsn_toolkit.target import Target
 
 EXAMPLES = 4
 """Of the random batch."""
+_DENSE_FLOAT = ("torch", "torch_cuda")
+"""Runtimes whose files hold every weight in float32 where the target names no integer operation."""
 
 
 def check_exportable(model: nn.Module, graph: ModelGraph, targets: Sequence[Target]) -> None:
@@ -54,15 +56,28 @@ def check_exportable(model: nn.Module, graph: ModelGraph, targets: Sequence[Targ
                 ) from error
 
 
-def check_patterns(plan: CompressionPlan, targets: Sequence[Target]) -> None:
-    """Checks that the plan gives a float target whose kernels are sparse a layer of its pattern: nothing else makes a package of it smaller.
+def check_plan(plan: CompressionPlan, targets: Sequence[Target]) -> None:
+    """Checks that the plan does what alone makes a package of a float target smaller: a layer of the pattern that its kernels are sparse in, or else
+    fewer units.
+
+    Args:
+        plan: of a strategy that removes the units that the plan says, and no others.
+        targets: that tasks will be exported for.
 
     Raises:
-        ExportError: it gives none.
+        ExportError: it does not.
     """
     granularities = {layer.granularity for child in (False, True) for layer in plan.layers_of(child=child)}
+    removes = any(group.keep < group.size for group in plan.groups)
     for target in targets:
-        if target.sparsity_patterns and not target.operations and not granularities & set(target.sparsity_patterns):
+        if target.operations:
+            continue
+        if target.runtime in _DENSE_FLOAT and not removes:
+            raise ExportError(
+                f"Target `{target.name}` computes in float32 with all weights, so that only removed units make a package smaller, and the plan "
+                "removes none, so nothing is trained. Set `plan.units_keep` below 1, or leave the target out of `targets`."
+            )
+        if target.sparsity_patterns and not granularities & set(target.sparsity_patterns):
             patterns = " or ".join(f"'{pattern}'" for pattern in target.sparsity_patterns)
             raise ExportError(
                 f"Target `{target.name}` has kernels for masks of granularity {patterns}, and the plan gives no layer such a mask (it has "

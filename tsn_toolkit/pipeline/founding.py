@@ -12,7 +12,7 @@ from tsn_toolkit.contracts import CompressionPlan, TaskData
 from tsn_toolkit.data.loading import load_data
 from tsn_toolkit.data.splits import load_task, task_names, whole_data
 from tsn_toolkit.errors import ModelError
-from tsn_toolkit.export.rehearsal import check_exportable, check_patterns
+from tsn_toolkit.export.rehearsal import check_exportable, check_plan
 from tsn_toolkit.files import write_text
 from tsn_toolkit.filling import check_same_constants
 from tsn_toolkit.graph.fingerprint import fingerprint
@@ -54,8 +54,9 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
     check_exportable(shop.factory(), graph, targets)
     made = plan_of_recipe(recipe, graph, targets, hooks.say)
     plan = made.plan
-    _check_room(recipe, plan)
-    check_patterns(plan, targets)
+    if getattr(registry.load("tsn_toolkit.strategies", recipe.strategy.name), "BY_ENCODING", False):
+        _check_room(recipe, plan)
+        check_plan(plan, targets)
     save_plan(plan, folder.plan, measured=made.measured)
     write_text(folder.graph, graph_svg(graph))
     if trunk_kind(recipe) == "checkpoint":
@@ -72,7 +73,7 @@ def found_store(recipe: Recipe, folder: RunFolder, targets: list[Target], hooks:
 
 def _check_room(recipe: Recipe, plan: CompressionPlan) -> None:
     """That the words have room for every task of the recipe, as far as the plan alone says it."""
-    if getattr(registry.load("tsn_toolkit.strategies", recipe.strategy.name), "BY_ENCODING", False) and not recipe.plan.adapt_bits:
+    if not recipe.plan.adapt_bits:
         trained = trunk_kind(recipe) == "checkpoint"
         inherits = recipe.parent == "previous" or (recipe.parent == "auto" and not trained)
         tasks = len(task_names(recipe))
