@@ -150,7 +150,9 @@ def test_analyze_takes_several_inputs_of_other_types(tsn: Run, tmp_path: Path) -
     by_shape = one_object(tsn("analyze", f"{file}:Net", "--input", "1x5:int64,1x6", "--json"))
     by_factory = one_object(tsn("analyze", f"{file}:Net", "--input", f"{file}:inputs", "--json"))
     assert by_shape["macs"] == by_factory["macs"] == 6 * 8 + 8 * 3
-    assert by_shape["layers"] == by_factory["layers"] and [layer["name"] for layer in by_shape["layers"]] == ["words", "image", "head"]
+    assert by_shape["layers"] == by_factory["layers"] and [layer["name"] for layer in by_shape["layers"]] == ["image", "head"]
+    assert by_shape["free_parameters"] == [{"name": "words.weight", "shape": [50, 8]}]
+    assert "free parameters, which stay float: words.weight 50x8" in tsn("analyze", f"{file}:Net", "--input", "1x5:int64,1x6").stdout
 
 
 def test_analyze_says_what_a_target_takes(tsn: Run) -> None:

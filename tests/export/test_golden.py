@@ -109,12 +109,12 @@ def test_floats_are_never_clipped():
     assert inputs.contrast == 1.0 and inputs.note == ""
 
 
-def test_inputs_of_a_task_that_reads_texts_are_texts():
-    span = input_range(Preprocessing((0.5,) * 4, (0.25,) * 4, 1 / 255, text_file="text.json"), None, {})
+def test_inputs_of_a_task_that_reads_texts_are_texts(task):
+    span = input_range(Preprocessing((0.5,) * 4, (0.25,) * 4, 1 / 255, text_file="text.json"), task, {})
     assert span == InputRange((-2.0,) * 4, (2.0,) * 4, one_hot=True)
     x = draw_inputs((4, 9), span, 32, [0])
     assert set(np.unique(x)) == {-2.0, 2.0}
     words = (x == 2.0).sum(1)
     assert words.max() == 1 and words.sum(1).min() >= 1 and len(set(words.sum(1).tolist())) > 3
     assert (np.diff(words, axis=1) <= 0).all(), "nothing follows the end of a text"
-    assert not input_range(Preprocessing(scaling=1 / 255), None, {}).one_hot
+    assert not input_range(Preprocessing(scaling=1 / 255), task, {}).one_hot

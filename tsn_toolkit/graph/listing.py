@@ -41,6 +41,7 @@ def graph_json(graph: ModelGraph) -> dict[str, Any]:
         "layers": [
             {"name": layer.name, "kind": layer.kind, "shape": list(layer.shape), "macs": layer.macs, "norm": layer.norm} for layer in graph.layers
         ],
+        "free_parameters": [{"name": record.name, "shape": list(record.shape)} for record in graph.free_parameters],
         "products": [
             {"node": product.node, "macs": product.macs, "groups": sorted({name for factor in product.factors for name in factor.units})}
             for product in graph.products
@@ -74,7 +75,7 @@ def _node(node: NodeRecord) -> dict[str, Any]:
 
 
 def graph_table(graph: ModelGraph) -> str:
-    """Layers with shapes, multiply-accumulates and groups; the groups that are frozen and why; totals."""
+    """Layers with shapes, multiply-accumulates and groups; free parameters; the groups that are frozen and why; totals."""
     owner = layer_groups(graph)
     rows: list[tuple[str, ...]] = [("layer", "kind", "weight", "MACs", "share", "norm", "group")]
     rows += [_row(graph, layer, owner.get(layer.name, "(head)" if layer.name == graph.head else "")) for layer in graph.layers]
@@ -88,6 +89,8 @@ def graph_table(graph: ModelGraph) -> str:
         f"parameters {parameter_bytes(graph):,} bytes, peak activations {peak_activation_bytes(graph):,} bytes at batch 1",
         f"groups {len(graph.groups)}, frozen {sum(bool(group.frozen) for group in graph.groups)}, head {graph.head}",
     ]
+    free = ", ".join(f"{record.name} {'x'.join(map(str, record.shape)) or 'scalar'}" for record in graph.free_parameters)
+    lines += [f"free parameters, which stay float: {free}"] if free else []
     lines += [f"frozen {group.name} ({group.size} units): {group.frozen}" for group in graph.groups if group.frozen]
     return "\n".join(lines) + "\n"
 
