@@ -208,6 +208,11 @@ class ModelGraph:
     free_parameters: tuple[FreeParameterRecord, ...] = ()
 
     @property
+    def numbers_below(self) -> int:
+        """Exclusive upper bound of the first input's whole numbers; 0 where it is real numbers."""
+        return self.inputs[0].upper if self.inputs else 0
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of one example."""
         return sum(node.macs for node in self.nodes)

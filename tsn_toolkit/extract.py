@@ -65,7 +65,7 @@ def extract(factory: Callable[[], nn.Module], graph: ModelGraph, weights: TaskWe
         dense_macs=dense_macs,
         proof_error=error,
         slots=kept,
-        numbers_below=graph.inputs[0].upper if graph.inputs else 0,
+        numbers_below=graph.numbers_below,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tsn_toolkit.errors import RunError
-from tsn_toolkit.files import append_text, write_text
+from tsn_toolkit.files import append_text, read_json, write_text
 
 RECIPE_FILE = "recipe.resolved.yaml"
 RECORD_KEYS = ("name", "accuracy", "bytes", "macs", "latency_ms", "R_row", "parity", "warnings")
@@ -85,7 +85,7 @@ class RunFolder:
 
     def _read(self, path: Path, keys: tuple[str, ...], what_to_do: str) -> dict[str, Any]:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except (UnicodeDecodeError, json.JSONDecodeError) as problem:
             raise RunError(f"{path} is damaged: no JSON ({problem}). {what_to_do}") from problem
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]

@@ -79,8 +79,8 @@ def _check_parameters(model: nn.Module) -> None:
 def _check_answer(model: nn.Module, graph: ModelGraph) -> None:
     """Two examples are answered with finite logits, each as it is answered alone."""
     with torch.no_grad(), seeded(0):
-        upper, shape = graph.inputs[0].upper if graph.inputs else 0, (2, *graph.input_shape)
-        x = torch.randint(0, upper, shape).float() if upper else torch.rand(shape)
+        shape = (2, *graph.input_shape)
+        x = torch.randint(0, graph.numbers_below, shape).float() if graph.numbers_below else torch.rand(shape)
         answer, alone = model(x), model(x[:1])
     if not answer.isfinite().all():
         raise ModelError("the model answers inputs between 0 and 1 with numbers that are not finite. Correct its weights or its forward.")

@@ -85,10 +85,13 @@ def _with_test(train: Split, test: Split | None, data: DataSection) -> tuple[Spl
 
 
 def _shaped(split: Split, data: DataSection) -> Split:
-    if data.input_shape is None or tuple(split.x.shape[1:]) == data.input_shape:
+    if data.input_shape is None:
+        return split
+    x = bring_to_shape(split.x, data.input_shape, origin=_where(data))
+    if x is split.x:
         return split
     reading = split.reading.then(f"brought to shape {data.input_shape}: bilinear with antialiasing, grey = .299 red + .587 green + .114 blue")
-    return replace(split, x=bring_to_shape(split.x, data.input_shape, origin=_where(data)), reading=reading)
+    return replace(split, x=x, reading=reading)
 
 
 def _named(split: Split, data: DataSection) -> Split:

@@ -48,7 +48,7 @@ class PackageOptions:
     Attributes:
         preprocessing: see `Preprocessing`.
         labels: name or class index of each output.
-        text: how a text becomes raw values, written to the preprocessing's `text_file`; None where the task reads no text.
+        text: how a text becomes raw values, written to `text.json`; None where the task reads no text.
         golden_samples: number of recorded inputs, 1 to 32.
         golden_seed: of the recorded inputs.
         unit_masks: group -> bool per unit of the pristine model, True = kept; recorded by runtimes whose package has a place for it.
@@ -110,8 +110,8 @@ def write_package(
 
     def fill(draft: Path) -> None:
         artefact = runtime.export(ExportRequest(extracted, ranges, target, example_input, options.unit_masks), draft)
-        if options.text is not None and options.preprocessing.text_file is not None:
-            write_text_file(draft, options.text, options.preprocessing.text_file)
+        if options.text is not None:
+            write_text_file(draft, options.text)
         shape = tuple(example_input.shape[1:])
         recorded = _write_golden(draft, extracted, ranges, runtime, artefact, shape, options)
         manifest = {

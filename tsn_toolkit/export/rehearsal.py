@@ -87,7 +87,7 @@ def check_plan(plan: CompressionPlan, targets: Sequence[Target]) -> None:
 
 
 def by_exporting(export: Callable[[ExportRequest, Path], Artefact]) -> Callable[[ExportRequest], None]:
-    """The member `rehearse` of a runtime whose export is quick and fails by the network alone."""
+    """The member `rehearse` of a runtime whose export fails by the network alone, or quickly, or by its makers' tools, which must be asked."""
 
     def rehearse(request: ExportRequest) -> None:
         with tempfile.TemporaryDirectory(prefix="tsn-") as folder:
@@ -99,8 +99,9 @@ def by_exporting(export: Callable[[ExportRequest, Path], Artefact]) -> Callable[
 def _example(graph: ModelGraph) -> torch.Tensor:
     """A random batch, float32 (EXAMPLES, ...): whole numbers below the length of its table where the input is looked up in one, else N(0, 1)."""
     generator, shape = torch.Generator().manual_seed(0), (EXAMPLES, *graph.input_shape)
-    upper = graph.inputs[0].upper if graph.inputs else 0
-    return torch.randint(0, upper, shape, generator=generator).float() if upper else torch.randn(shape, generator=generator)
+    if graph.numbers_below:
+        return torch.randint(0, graph.numbers_below, shape, generator=generator).float()
+    return torch.randn(shape, generator=generator)
 
 
 def _with_plain_codes(model: nn.Module, graph: ModelGraph) -> ExtractedModel:

@@ -62,7 +62,7 @@ class Runtime(Protocol):
         ...
 
     def rehearse(self, request: ExportRequest) -> None:
-        """Raise what `export` is sure to raise of any task of a network, at little cost; see `rehearsal`.
+        """Raise what `export` is sure to raise of any task of a network, at less cost than a training; see `rehearsal`.
 
         Args:
             request: as in `export`; its numbers are no task's.

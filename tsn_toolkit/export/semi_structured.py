@@ -94,7 +94,13 @@ def densest_group(codes: NDArray[np.int8]) -> int:
     >>> densest_group(np.array([[1, 0, 0, 2, 0, 3, 0, 4]], np.int8))
     2
     """
-    return int((codes.reshape(len(codes), -1, 4) != 0).sum(2).max())
+    return int(_weights_in_groups(codes).max())
+
+
+def _weights_in_groups(codes: NDArray[np.int8]) -> NDArray[np.int64]:
+    """How many of every four inputs in a row have a weight that is not 0: (outputs, inputs / 4)."""
+    counts: NDArray[np.int64] = (codes.reshape(len(codes), -1, 4) != 0).sum(2)
+    return counts
 
 
 def _reason(layer: nn.Module, codes: NDArray[np.int8], scale: NDArray[np.float32]) -> str:
@@ -104,8 +110,8 @@ def _reason(layer: nn.Module, codes: NDArray[np.int8], scale: NDArray[np.float32
     outputs, inputs = codes.shape
     if outputs % ROWS or inputs % COLUMNS:
         return f"{outputs} x {inputs} weights; the kernels take multiples of {ROWS} outputs and {COLUMNS} inputs"
-    if densest_group(codes) > 2:
-        groups = (codes.reshape(outputs, -1, 4) != 0).sum(2)
+    groups = _weights_in_groups(codes)
+    if (groups > 2).any():
         return f"{int((groups > 2).sum()):,} of {groups.size:,} groups of four inputs have more than two weights"
     if not np.isfinite(half_weight(codes, scale)).all():
         return "a weight is beyond what float16 holds"

@@ -33,8 +33,7 @@ def kept_of(architecture: Architecture, masks: UnitMasks, record: FreeParameterR
     Raises:
         PartError: the record of the architecture contradicts itself about a dimension.
     """
-    along = {dim: architecture.kept_along(masks, record.name, dim, length) for dim, length in enumerate(record.shape)}
-    return KeptSlots(record.shape, {dim: kept for dim, kept in along.items() if not kept.all()})
+    return architecture.kept_of(masks, record.name, record.shape)
 
 
 def encode_free_parameters(
@@ -185,8 +184,10 @@ def owned_from_json(architecture: Architecture, value: object) -> Records:
     Raises:
         PartError: a position is unknown, or they do not ascend.
     """
-    known = architecture.free_parameters
-    positions = [integer(position, 0, len(known) - 1) if known else _none_known(position) for position in listing(value)]
+    known, entries = architecture.free_parameters, listing(value)
+    if entries and not known:
+        raise PartError(f"it owns free parameter {entries[0]!r:.80}, but the architecture record has none")
+    positions = [integer(entry, 0, len(known) - 1) for entry in entries]
     if not positions or sorted(set(positions)) != positions:
         raise PartError(f"the positions of its free parameters do not ascend: {positions[:8]}")
     return tuple(known[position] for position in positions)
@@ -195,10 +196,6 @@ def owned_from_json(architecture: Architecture, value: object) -> Records:
 def owned_to_json(architecture: Architecture, owned: Sequence[FreeParameterRecord]) -> list[int]:
     """Positions in the record."""
     return [architecture.free_parameters.index(record) for record in owned]
-
-
-def _none_known(position: object) -> int:
-    raise PartError(f"it owns free parameter {position!r:.80}, but the architecture record has none")
 
 
 def _mask_of(kept: KeptSlots) -> NDArray[np.bool_]:

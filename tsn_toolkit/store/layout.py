@@ -172,8 +172,16 @@ class Architecture:
         """Slots of a layer whose output and input units are all kept."""
         if not masks:
             return KeptSlots(layer.shape, {})
-        along = {dim: self.kept_along(masks, f"{layer.name}.weight", dim, length) for dim, length in enumerate(layer.shape)}
-        return KeptSlots(layer.shape, {dim: kept for dim, kept in along.items() if not kept.all()})
+        return self.kept_of(masks, f"{layer.name}.weight", layer.shape)
+
+    def kept_of(self, masks: UnitMasks, parameter: str, shape: tuple[int, ...]) -> KeptSlots:
+        """Entries of a parameter that no dead unit takes away.
+
+        Raises:
+            PartError: the record gives a dimension another length.
+        """
+        along = {dim: self.kept_along(masks, parameter, dim, length) for dim, length in enumerate(shape)}
+        return KeptSlots(shape, {dim: kept for dim, kept in along.items() if not kept.all()})
 
     def kept_entries(self, masks: UnitMasks, module: str, length: int) -> NDArray[np.bool_]:
         """Entries of a per-unit vector (norm or bias) of a module whose units are kept: bool (length,)."""

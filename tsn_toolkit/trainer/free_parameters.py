@@ -7,6 +7,7 @@ the task trains the whole parameter and owns it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from torch import nn
 from tsn_toolkit.contracts import FrozenParameter
 from tsn_toolkit.free_parameters import free_parameters
 from tsn_toolkit.numerics.vector_rows import round_rows
+from tsn_toolkit.parts.slots import scatter_vector
 from tsn_toolkit.trainer.context import TaskContext
 from tsn_toolkit.vocabulary import VectorPrecision
 
@@ -88,11 +90,9 @@ def scatter_free(values: Mapping[str, NDArray[np.float32]], slots: Mapping[str, 
         slots: of the shrunk module.
         full: state-dict name -> shape before removal.
     """
-    found = {}
-    for name, small in values.items():
-        found[name] = np.zeros(full[name], np.float32)
-        found[name].reshape(-1)[slots[name].numpy().reshape(-1)] = small.reshape(-1)
-    return found
+    return {
+        name: scatter_vector(small.reshape(-1), slots[name].reshape(-1), math.prod(full[name])).reshape(full[name]) for name, small in values.items()
+    }
 
 
 def _all_present(inherited: Mapping[str, FrozenParameter], name: str, slots: Mapping[str, torch.Tensor]) -> bool:

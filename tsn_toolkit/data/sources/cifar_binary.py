@@ -46,9 +46,9 @@ class _Layout:
 
 
 _CIFAR100 = _Layout(("train.bin",), ("test.bin",), 50_000, 10_000, (20, 100))
+_CIFAR10 = _Layout(tuple(f"data_batch_{part}.bin" for part in range(1, 6)), ("test_batch.bin",), 10_000, 10_000, (10,))
 _NAME_FILES = {100: "fine_label_names.txt", 20: "coarse_label_names.txt", 10: "batches.meta.txt"}
 """By number of classes."""
-_CIFAR10 = _Layout(tuple(f"data_batch_{part}.bin" for part in range(1, 6)), ("test_batch.bin",), 10_000, 10_000, (10,))
 
 
 def load(path: Path | None, options: Options) -> tuple[Split, Split]:

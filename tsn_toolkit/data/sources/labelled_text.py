@@ -60,7 +60,11 @@ def load(path: Path | None, options: Options) -> tuple[Split, Split]:
 
 
 def read_sentences(file: Path, encoding: str) -> Sentences:
-    """The lines of one file, checked."""
+    """The lines of one file, checked.
+
+    Raises:
+        DataError: see `load`.
+    """
     if not file.is_file():
         raise DataError(f"data file {file} does not exist. Put it there or correct `data.path`, `data.options.train` and `data.options.test`.")
     try:
@@ -88,4 +92,5 @@ def _one_hot(sentences: Sentences, words: dict[str, int], length: int) -> NDArra
 
 
 def labels_of(sentences: Sequence[tuple[int, list[str]]]) -> NDArray[np.int64]:
+    """int64 (n,), one for each sentence."""
     return np.array([label for label, _ in sentences], np.int64)
