@@ -6,7 +6,8 @@ Prints a table and writes it as JSON (default: benchmarks/results/store.json). C
 - k-means with scikit-learn's;
 - and measured: coded symbols per second, commits, peak memory, and which files one of 100 tasks needs.
 
-`open` (the hash of every part is checked) is not part of `materialise`; it stands beside it.
+`open` (the hash of every part is checked) is not part of `materialise`; it stands beside it. Peak memory is of both; what the first task that a
+process loads costs whatever its size (pages of libraries, tables), stands beside it as `once_bytes`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tsn_toolkit.store.store import Store
 
 RESULT = Path(__file__).parent / "results" / "store.json"
 WIDTHS = {"1M": 20, "11M": 64}
+SMALL_WIDTH = 2
 LENGTHS = (1, 10)
 GOALS = {"element": 10.0, "trained": 10.0}
 DENSE_GOAL = 2.0
@@ -80,12 +82,12 @@ def measure_chain(folder: Path, kind: str, size: str, turns: int) -> list[dict[s
         start = time.perf_counter()
         chain.store.commit(task, {})
         commit_s = time.perf_counter() - start
-        rows.append({**measure_reading(path, chain.newest, turns), "kind": kind, "size": size, "chain": length, "commit_s": round(commit_s, 3)})
+        rows.append({**measure_reading(path, chain.newest, kind, turns), "kind": kind, "size": size, "chain": length, "commit_s": round(commit_s, 3)})
         rows[-1] |= {"weights": chain.size, "store_bytes": sum(_part_sizes(chain.store))}
     return rows
 
 
-def measure_reading(path: Path, task: str, turns: int) -> dict[str, Any]:
+def measure_reading(path: Path, task: str, kind: str, turns: int) -> dict[str, Any]:
     """Times of opening a store, of materialising a task and of reading the same weights dense; peak memory."""
     dense = path.with_suffix(".safetensors")
     save_file(Store.open(path).dense_weights(task), dense)
@@ -96,8 +98,16 @@ def measure_reading(path: Path, task: str, turns: int) -> dict[str, Any]:
         report["cold"] = _times(take_turns(_cold(actions, path), turns, before=lambda: drop_from_page_cache([path, dense]), fresh=True))
     else:
         report["cold"] = "not measured: the system keeps the pages"
-    memory = run_child("memory", path, task)
+    memory = run_child("memory", path, task, _small_store(path, kind))
     return {**report, **memory, "peak_ratio": round(memory["peak_bytes"] / memory["dense_bytes"], 3)}
+
+
+def _small_store(beside: Path, kind: str) -> Path:
+    """A store of the same kind with eleven thousand weights, beside another."""
+    path = beside.with_name(f"{beside.name}-small")
+    if not path.exists():
+        Chain(path, kind, SMALL_WIDTH).grow(1)
+    return path
 
 
 def _cold(actions: dict[str, Action], path: Path) -> dict[str, Action]:
@@ -174,9 +184,9 @@ def _part_sizes(store: Store) -> list[int]:
     return [store.trunk_entry.size_bytes, *(entry.size_bytes for entry in store.entries)]
 
 
-def run_child(what: str, path: Path, task: str) -> dict[str, Any]:
+def run_child(what: str, *arguments: str | Path) -> dict[str, Any]:
     """Runs one measurement of `child.py` in a process of its own."""
-    done = subprocess.run([sys.executable, child.__file__, what, str(path), task], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, child.__file__, what, *map(str, arguments)], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 

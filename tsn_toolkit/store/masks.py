@@ -55,7 +55,7 @@ def encode_mask(states: NDArray[np.uint8], known: KnownSlots, granularity: str, 
     writer = RunWriter()
     exchange_marks(form, known, marked, writer.kind(mask_tally.chances(form.depth)))
     state_sinks = (writer.kind(tally.chances(form.state_depth)) for tally in (second, third))
-    exchange_states(form, known, marked, states, refines, *state_sinks)
+    exchange_states(form, known, marked.copy(), states, refines, *state_sinks)
     return form, _head_bytes(form) + _plain_bytes(form, marked) + writer.to_bytes()
 
 
@@ -129,9 +129,9 @@ def exchange_states(
     second: Exchange,
     third: Exchange,
 ) -> NDArray[np.uint8]:
-    """States of all slots (n,), the second and third bits written from `states` or read."""
-    found: NDArray[np.uint8] = marked.view(np.uint8) << np.uint8(1)  # OWN where marked
+    """States of all slots (n,), the second and third bits written from `states` or read; `marked` is written over where it can be."""
     undecided = _undecided(form, known, marked)
+    found = np.left_shift(marked.view(np.uint8), 1, out=marked.view(np.uint8) if marked.flags.writeable else None)  # OWN where marked
     base = SlotState.OWN if form.marks == Marks.USED else SlotState.PRUNED
     _exchange_state(found, undecided, base, SlotState.REUSE, known, form.state_depth, states, second)
     if refines:
@@ -169,21 +169,18 @@ def _exchange_state(
         bits = exchange.alike(1, count, given)
     step = np.array(state - base, np.int8).view(np.uint8)  # adding it wraps where the state is the lower number
     if isinstance(bits, np.ndarray):
-        _add_in_order_(found, undecided, bits * step)
+        _add_in_order_(found, undecided, bits, step)
     elif bits:
         found += np.multiply(undecided.view(np.uint8), step, out=undecided.view(np.uint8))
 
 
-def _add_in_order_(found: NDArray[np.uint8], where: NDArray[np.bool_], values: NDArray[np.uint8]) -> None:
-    """Adds values (k,) to the k entries that are marked, in place."""
-    if len(values) == len(found):
-        found += values
-        return
+def _add_in_order_(found: NDArray[np.uint8], where: NDArray[np.bool_], bits: NDArray[np.uint8], step: NDArray[np.uint8]) -> None:
+    """Adds a step where a bit is set, of bits (k,) that stand for the k entries that are marked, in place."""
     taken = 0
     for start in range(0, len(found), _PLACES_CHUNK):
         part = found[start : start + _PLACES_CHUNK]
         places = where[start : start + _PLACES_CHUNK].nonzero()[0]
-        part[places] += values[taken : taken + len(places)]
+        part[places] += bits[taken : taken + len(places)] * step
         taken += len(places)
 
 
