@@ -180,7 +180,7 @@ class Architecture:
         Raises:
             PartError: the record gives a dimension another length.
         """
-        along = {dim: self.kept_along(masks, parameter, dim, length) for dim, length in enumerate(shape)}
+        along = {dim: self.kept_along(masks, parameter, dim, length) for dim, length in enumerate(shape) if (parameter, dim) in self._members}
         return KeptSlots(shape, {dim: kept for dim, kept in along.items() if not kept.all()})
 
     def kept_entries(self, masks: UnitMasks, module: str, length: int) -> NDArray[np.bool_]:

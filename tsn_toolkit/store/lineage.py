@@ -126,7 +126,8 @@ class OwnerLayer:
         view = self._view(self.above.q, in_place=True).reshape(len(out), -1)
         scale = np.zeros(len(out), np.float32) if self.scale is None else self.scale
         used, weights = self.patches != SlotState.PRUNED, out.reshape(len(out), -1)
-        patches = None if used.all() else used.view(np.int8).reshape(len(out), -1)
+        # Over nothing the view is 0 wherever the owner is PRUNED.
+        patches = None if self.above.scale is None or used.all() else used.view(np.int8).reshape(len(out), -1)
         step = max(1, _CHUNK // max(view.shape[1], 1))
         for first in range(0, len(view), step):
             rows = slice(first, first + step)
@@ -188,7 +189,10 @@ def nothing(layer: CodedLayer) -> Inherited:
 def known_patches(above: Inherited, kept: KeptSlots) -> KnownSlots:
     """What is known of a layer's kept slots before the owner's own mask, in the largest patches of which that is the same."""
     grain = math.gcd(above.known.grain, kept.grain)
-    known, patches = above.known.refined(grain), kept.in_patches(grain)
+    patches = kept.in_patches(grain)
+    if above.scale is None:
+        return KnownSlots(np.zeros(patches.size, np.bool_), np.zeros(patches.size, np.uint8), kept.row_length // grain, grain)
+    known = above.known.refined(grain)
     return KnownSlots(patches.take(known.present), patches.take(known.history), kept.row_length // grain, grain)
 
 
