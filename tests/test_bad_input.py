@@ -31,7 +31,7 @@ class Net(nn.Module):
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
 
     def forward(self, x):
         tokens = x.flatten(2).transpose(1, 2)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "tsn_toolkit"
 
 # From the bottom of the stack to the top; names in one row do not import each other.
 ROWS = (
-    {"errors", "vocabulary", "files"},
+    {"errors", "vocabulary", "files", "separate_attention"},
     {"registry", "run_folder", "starter", "termination"},
     {"factory"},
     {"numerics", "target", "metrics", "contracts", "models", "model_loading", "free_parameters"},

@@ -669,7 +669,8 @@ class Parity:
     """What the two gates measured; `passed` is their conjunction.
 
     Attributes:
-        output_steps: gate (a): largest |artefact - reference| in output steps; must be at most 1.
+        output_steps: gate (a): largest |artefact - reference| in output steps; at most the target's `gates.output_steps` and, on examples beyond
+            these, what values at the edge of rounding cost there.
         top1_agreement: gate (b): fraction of samples on which reference and store agree.
         sqnr_db: gate (b): signal to quantization noise of the reference's logits against the store's.
         samples: number of held-out samples both gates saw.
@@ -677,6 +678,7 @@ class Parity:
         failures: one sentence per failed condition.
         not_run: why the artefact was not run, so that gate (a) compared its weights alone and `output_steps` and `accuracy` are NaN; or "".
         emulated_samples: how many inputs ran in the target's emulator too; None for a runtime without one.
+        tie_steps: the most that values at the edge of rounding cost an example beyond the target's steps (`quantizers.ties`), in output steps.
     """
 
     output_steps: float
@@ -687,6 +689,7 @@ class Parity:
     failures: tuple[str, ...]
     not_run: str = ""
     emulated_samples: int | None = None
+    tie_steps: float = 0.0
 
     @property
     def passed(self) -> bool:

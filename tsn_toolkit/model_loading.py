@@ -15,6 +15,7 @@ from tsn_toolkit.errors import ModelError, first_line
 from tsn_toolkit.factory import call_factory
 from tsn_toolkit.files import seen_from
 from tsn_toolkit.registry import did_you_mean
+from tsn_toolkit.separate_attention import separate_attention_
 
 SHOWN_KEYS = 8
 """Keys of each kind that a checkpoint mismatch lists."""
@@ -29,7 +30,7 @@ def load_model(factory_text: str, checkpoint: str | Path | None = None, *, sha25
         sha256: hex digest that the checkpoint file must have, or None.
 
     Returns:
-        The module in eval mode.
+        The module in eval mode, each nn.MultiheadAttention with a layer for each of its projections.
 
     Raises:
         ModelError: the factory cannot be called or gives no nn.Module; the checkpoint is missing, unreadable, of another digest, or does not fit.
@@ -40,7 +41,7 @@ def load_model(factory_text: str, checkpoint: str | Path | None = None, *, sha25
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, sha256=sha256)
         _fill_(model, state, Path(checkpoint))
-    return model.eval()
+    return separate_attention_(model).eval()
 
 
 def load_checkpoint(checkpoint: str | Path, *, sha256: str | None = None) -> dict[str, torch.Tensor]:

@@ -73,4 +73,5 @@ def files(store: str, task: str) -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"memory": memory, "files": files}[sys.argv[1]](*sys.argv[2:])))
+    what, *given = sys.argv[1:]
+    print(json.dumps(memory(*given) if what == "memory" else files(*given)))

@@ -68,7 +68,7 @@ def _line(row: Row, notes: list[str]) -> str:
     parity, limits, times = row["parity"], row["limits"], row["times"]
     accuracy = "not run" if parity["accuracy"] is None else f"{_percent(parity['accuracy'])} of {row['test_examples']:,}"
     # where the runtime cannot run, the weights in the file were compared with the store's, and nothing else
-    steps = f"weights alone{_note(parity['not_run'], notes)}" if parity["not_run"] else f"{parity['output_steps']:g} (<= {limits['output_steps']:g})"
+    steps = f"weights alone{_note(parity['not_run'], notes)}" if parity["not_run"] else _steps(parity, limits)
     failed = "; FAILED" + _note(" ".join(parity["failures"]), notes) if parity["failures"] else ""
     cells = [f"{row['bytes']:,}", accuracy, steps, f"{parity['top1_agreement']:.3f}{failed}"]
     cells.append("exact" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f}")
@@ -90,6 +90,11 @@ def _integer_cell(row: Row, notes: list[str]) -> str:
         return f"{share:.1%}"
     further = f" and {len(stays) - NAMED} more" if stays[NAMED:] else ""
     return f"{share:.1%}" + _note("stays in float: " + ", ".join(stays[:NAMED]) + further, notes)
+
+
+def _steps(parity: dict[str, Any], limits: dict[str, Any]) -> str:
+    ties = f" + {parity['tie_steps']:g} by ties" if parity.get("tie_steps") else ""
+    return f"{parity['output_steps']:g} (<= {limits['output_steps']:g}{ties})"
 
 
 def _note(reason: str, notes: list[str]) -> str:

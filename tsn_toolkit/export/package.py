@@ -33,6 +33,7 @@ from tsn_toolkit.export.readme import readme_text
 from tsn_toolkit.export.runtime import Runtime, load_runtime
 from tsn_toolkit.export.text_file import write_text_file
 from tsn_toolkit.files import write_bytes
+from tsn_toolkit.quantizers.ties import tie_spread
 from tsn_toolkit.target import Target
 
 GOLDEN_FILE = "golden.npz"
@@ -66,10 +67,12 @@ class PackageOptions:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """The reference's outputs for the recorded inputs, the kind of their arithmetic, what the manifest says of the inputs, and notes on them."""
+    """The reference's outputs for the recorded inputs, the kind of their arithmetic, how far values at the edge of rounding move them, what the
+    manifest says of the inputs, and notes on them."""
 
     outputs: NDArray[np.float32]
     kind: str
+    spread: float
     notes: tuple[str, ...]
     inputs: Mapping[str, Any]
 
@@ -131,6 +134,8 @@ def write_package(
             "macs": extracted.macs,
             "dense_macs": extracted.dense_macs,
         }
+        if recorded.spread:
+            manifest["tie_steps"] = round(recorded.spread / manifest["output_step"], 3)
         if extracted.numbers_below:
             manifest["inputs"][0]["below"] = extracted.numbers_below
         write_description(draft, manifest)
@@ -196,4 +201,5 @@ def _write_golden(
         if not any(np.array_equal(outputs, earlier) for earlier in recorded):
             recorded.append(outputs)
     np.savez_compressed(folder / GOLDEN_FILE, x=inputs.x, y=np.stack(recorded))
-    return _Recorded(*admissible[0], notes=(inputs.note,) if inputs.note else (), inputs=inputs.record(span))
+    spread = float(tie_spread(artefact.reference, torch.from_numpy(inputs.x.astype(np.float32))).max())
+    return _Recorded(*admissible[0], spread, notes=(inputs.note,) if inputs.note else (), inputs=inputs.record(span))

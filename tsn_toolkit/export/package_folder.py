@@ -78,6 +78,7 @@ class _Manifest(_Entry):
     inputs: Annotated[list[_Tensor], Field(min_length=1)]
     outputs: Annotated[list[_Tensor], Field(min_length=1)]
     output_step: float = Field(gt=0)
+    tie_steps: float = Field(default=0.0, ge=0)
     macs: int
     dense_macs: int
     files: dict[str, _File]

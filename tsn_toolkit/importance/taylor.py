@@ -18,7 +18,8 @@ The square of single gradients, averaged, would be `fisher` up to a factor. In a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,27 +44,28 @@ def score(model: nn.Module, graph: ModelGraph, batches: Batches, loss: Loss) -> 
 
     Raises:
         DataError: if there is no batch.
-        GraphError: if a producer gives something other than a tensor, as nn.MultiheadAttention does.
+        GraphError: if a producer gives something other than a tensor, as nn.MultiheadAttention does, or the same for all examples.
     """
     require_batches(batches, "taylor")
     gated = copy.deepcopy(model).eval()
-    gates: dict[str, list[torch.Tensor]] = {}
+    gates: list[_Gate] = []
     norm_of = {layer.name: layer.norm for layer in graph.layers}
     groups = prunable_groups(graph)
-    for name in dict.fromkeys(producer for group in groups for producer in group.producers):
-        gated.get_submodule(norm_of.get(name) or name).register_forward_hook(_gate(gates, name, gated.get_submodule(name)))
+    gated_by = {producer: norm_of.get(producer) or producer for group in groups for producer in group.producers}
+    axes = _example_axes(gated, gated_by, batches[0][0])
+    for name, place in gated_by.items():
+        gated.get_submodule(place).register_forward_hook(_gate(gates, name, gated.get_submodule(name), axes[name]))
     totals = {group.name: np.zeros(group.size) for group in groups}
     examples = 0
     for x, y in batches:
         gates.clear()
         with torch.enable_grad():
             value = loss(gated(x), y) * len(x)
-            flat = [(name, gate) for name, calls in gates.items() for gate in calls]
-            gradients = torch.autograd.grad(value, [gate for _, gate in flat], allow_unused=True)
+            gradients = torch.autograd.grad(value, [gate.factors for gate in gates], allow_unused=True)
         per_layer: dict[str, torch.Tensor] = {}
-        for (name, _), gradient in zip(flat, gradients, strict=True):
+        for gate, gradient in zip(gates, gradients, strict=True):
             if gradient is not None:
-                per_layer[name] = per_layer.get(name, 0) + gradient.double()
+                per_layer[gate.layer] = per_layer.get(gate.layer, 0) + gate.by_example(gradient.double(), len(x))
         for group in groups:
             totals[group.name] += _squared(gated, group, per_layer, len(x))
         examples += len(x)
@@ -84,20 +86,65 @@ def weight_scores(model: nn.Module, graph: ModelGraph, batches: Batches, loss: L
     return {name: as_scores((weight.detach().double() * totals[name] / examples).abs()) for name, weight in weights.items()}
 
 
-def _gate(gates: dict[str, list[torch.Tensor]], name: str, producer: nn.Module) -> Callable[..., torch.Tensor]:
-    """A forward hook that multiplies an output by ones of shape (n, units) whose gradient is wanted."""
+@dataclass(frozen=True)
+class _Gate:
+    """Ones that multiply what a layer gives, of its shape along examples and units and 1 elsewhere."""
+
+    layer: str
+    factors: torch.Tensor
+    example_dim: int
+    unit_dim: int
+
+    def by_example(self, gradient: torch.Tensor, examples: int) -> torch.Tensor:
+        """(examples, units). Entries of one example lie together, as windows of an image do."""
+        units = gradient.shape[self.unit_dim]
+        return gradient.movedim((self.example_dim, self.unit_dim), (0, 1)).reshape(examples, -1, units).sum(1)
+
+
+def _gate(gates: list[_Gate], name: str, producer: nn.Module, example_dim: int) -> Callable[..., torch.Tensor]:
+    """A forward hook that multiplies an output by a gate whose gradient is wanted."""
 
     def multiply(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        if not isinstance(output, torch.Tensor):
-            kind = type(producer).__name__
-            raise GraphError(f"`taylor` gates what a layer gives, and `{name}` ({kind}) gives no tensor of units. Use `fisher` or `magnitude`.")
-        channel = 1 if isinstance(producer, _ConvNd) else output.ndim - 1
-        shape = [size if dim in {0, channel} else 1 for dim, size in enumerate(output.shape)]
-        gate = torch.ones(shape, dtype=output.dtype, device=output.device, requires_grad=True)
-        gates.setdefault(name, []).append(gate)
-        return output * gate
+        unit_dim = 1 if isinstance(producer, _ConvNd) else output.ndim - 1
+        shape = [size if dim in {example_dim, unit_dim} else 1 for dim, size in enumerate(output.shape)]
+        factors = torch.ones(shape, dtype=output.dtype, device=output.device, requires_grad=True)
+        gates.append(_Gate(name, factors, example_dim, unit_dim))
+        return output * factors
 
     return multiply
+
+
+def _example_axes(model: nn.Module, gated_by: Mapping[str, str], x: torch.Tensor) -> dict[str, int]:
+    """Along which dimension of what is gated the examples lie, by producer: the first whose length changes with their number.
+
+    Raises:
+        GraphError: a producer gives no tensor, or the same for all examples.
+    """
+    shapes: list[dict[str, torch.Size]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            if not isinstance(output, torch.Tensor):
+                kind = type(model.get_submodule(name)).__name__
+                raise GraphError(f"`taylor` gates what a layer gives, and `{name}` ({kind}) gives no tensor of units. Use `fisher` or `magnitude`.")
+            shapes[-1][name] = output.shape
+
+        return look
+
+    hooks = [model.get_submodule(place).register_forward_hook(note(name)) for name, place in gated_by.items()]
+    with torch.no_grad():
+        for count in (1, 2):
+            shapes.append({})
+            model(torch.cat([x[:1]] * count))
+    for hook in hooks:
+        hook.remove()
+    axes = {}
+    for name, one in shapes[0].items():
+        changing = [dim for dim, (few, more) in enumerate(zip(one, shapes[1][name], strict=True)) if few != more]
+        if not changing:
+            raise GraphError(f"`taylor` asks each example about a unit, and `{name}` gives the same for all. Use `fisher` or `magnitude`.")
+        axes[name] = changing[0]
+    return {**dict.fromkeys(gated_by, 0), **axes}  # a layer that does not run is gated nowhere
 
 
 def _squared(model: nn.Module, group: UnitGroup, per_layer: dict[str, torch.Tensor], examples: int) -> NDArray[np.float64]:
@@ -107,6 +154,6 @@ def _squared(model: nn.Module, group: UnitGroup, per_layer: dict[str, torch.Tens
         name = member.parameter.removesuffix(".weight")
         if name in per_layer:
             ours = member.unit >= 0
-            np.add.at(total, member.unit[ours], per_layer[name].reshape(examples, -1).T.cpu().numpy()[ours])
+            np.add.at(total, member.unit[ours], per_layer[name].T.cpu().numpy()[ours])
     squares: NDArray[np.float64] = (total**2).sum(axis=1)
     return squares

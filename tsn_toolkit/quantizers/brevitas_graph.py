@@ -87,6 +87,7 @@ def _quiet() -> Iterator[None]:
 def _quantize(model: nn.Module, example: torch.Tensor) -> QuantizedGraph:
     try:
         module = _graph_mode(model, example)
+        _check_all_quantized(module)
         _check_float(model, module, example)
         return QuantizedGraph(module, "graph", ())
     except Exception as error:  # whatever Brevitas or fx raises on a model they do not know, layerwise may still work
@@ -248,6 +249,17 @@ def _hide_parameters_(graph: fx.GraphModule) -> None:
                 removed.replace_all_uses_with(node.args[0])
                 graph.graph.erase_node(removed)
     graph.recompile()
+
+
+def _check_all_quantized(module: nn.Module) -> None:
+    """Brevitas takes modules of torch's own, such as nn.TransformerEncoder, as one operation and leaves the layers inside as they are.
+
+    Raises:
+        ExportError: a layer has no quantizer.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, SUPPORTED_LAYERS) and not hasattr(child, "weight_quant"):
+            raise ExportError(f"layer `{name}` lies inside a module that it takes as one operation")
 
 
 def _layerwise_mode(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ class GateRow:
 
     Attributes:
         output_steps: gate (a): largest |artefact - integer reference| in output steps.
+        tie_steps: the most that values at the edge of rounding may cost an example beyond the target's steps; 0 where none is beyond.
         top1_agreement: gate (b): fraction of samples with the same argmax as the store's model.
         sqnr_db: gate (b): signal to quantization noise of the logits.
         samples: held-out samples seen.
@@ -24,6 +25,7 @@ class GateRow:
     task: str
     target: str
     output_steps: float | None
+    tie_steps: float
     top1_agreement: float | None
     sqnr_db: float | None
     samples: int | None
@@ -48,6 +50,7 @@ def _row(task: str, target: str, measured: Mapping[str, Any]) -> GateRow:
         task=task,
         target=target,
         output_steps=measured.get("output_steps"),
+        tie_steps=float(measured.get("tie_steps") or 0.0),
         top1_agreement=measured.get("top1_agreement"),
         sqnr_db=measured.get("sqnr_db"),
         samples=measured.get("samples"),

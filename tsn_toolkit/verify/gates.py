@@ -22,6 +22,7 @@ from tsn_toolkit.errors import ExportError, GateError
 from tsn_toolkit.export.child import answers
 from tsn_toolkit.export.manifest import read_manifest
 from tsn_toolkit.export.runtime import Runtime, load_runtime
+from tsn_toolkit.quantizers.ties import tie_spread
 from tsn_toolkit.target import Target
 
 MAX_SAMPLES = 500
@@ -72,7 +73,8 @@ def run_gates(
     store = _store_outputs(extracted, held_out)
     accuracy = float((artefact.argmax(1) == y.numpy()).mean()) if y is not None else float("nan")
     kind = "float" if manifest["arithmetic"] == "float" else "integer"
-    parity = compare(artefact[:count], integer, store, step=step, target=target, accuracy=accuracy, kind=kind)
+    ties = _ties_beyond(artefact[:count], integer, reference, held_out, step, target.gates.output_steps)
+    parity = compare(artefact[:count], integer, store, step=step, target=target, accuracy=accuracy, kind=kind, ties=ties)
     parity = replace(parity, emulated_samples=found.emulated_samples)
     return _with_weights_checked(parity, runtime, model, extracted, reference)
 
@@ -109,6 +111,7 @@ def compare(
     target: Target,
     accuracy: float,
     kind: str = "integer",
+    ties: NDArray[np.float64] | None = None,
 ) -> Parity:
     """Both gates from three sets of logits (n, classes).
 
@@ -120,23 +123,27 @@ def compare(
         target: tolerances.
         accuracy: of the artefact, carried along.
         kind: of the reference's arithmetic, for the message.
+        ties: (n,) what values at the edge of rounding may cost each example beyond the limit, in output steps; None: nothing.
     """
     limits = target.gates
-    steps = output_steps(artefact, integer, step)
+    steps, tie_steps = output_steps(artefact, integer, step), 0.0 if ties is None else round(float(ties.max()), 3)
+    beyond = steps if ties is None else beyond_ties(artefact, integer, step, ties)
     agreement = float((integer.argmax(1) == store.argmax(1)).mean())
     noise = float(np.square(store.astype(np.float64) - integer).sum())
     signal = float(np.square(store.astype(np.float64)).sum())
     sqnr_db = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
     failures = []
-    if not steps <= limits.output_steps:
-        failures.append(f"Gate (a): artefact and {kind} reference differ by {steps:.3g} output steps; allowed are {limits.output_steps:g}.")
+    if not beyond <= limits.output_steps:
+        by_ties = f", and {tie_steps:.3g} by values at the edge of rounding" if tie_steps else ""
+        allowed = f"allowed are {limits.output_steps:g}{by_ties}"
+        failures.append(f"Gate (a): artefact and {kind} reference differ by {steps:.3g} output steps; {allowed}.")
     if not agreement >= limits.top1_agreement:
         failures.append(
             f"Gate (b): top-1 agreement with the store is {agreement:.4f} on {len(store)} samples; at least {limits.top1_agreement:g} is needed."
         )
     if not sqnr_db >= limits.sqnr_db:
         failures.append(f"Gate (b): SQNR against the store is {sqnr_db:.1f} dB on {len(store)} samples; at least {limits.sqnr_db:g} is needed.")
-    return Parity(steps, agreement, sqnr_db, len(store), accuracy, tuple(failures))
+    return Parity(steps, agreement, sqnr_db, len(store), accuracy, tuple(failures), tie_steps=tie_steps)
 
 
 def nearest_reference(artefact: NDArray[np.float32], references: Iterable[NDArray[np.float32]], step: float) -> NDArray[np.float32]:
@@ -149,6 +156,29 @@ def nearest_reference(artefact: NDArray[np.float32], references: Iterable[NDArra
         if least == 0:
             break
     return best
+
+
+def _ties_beyond(
+    artefact: NDArray[np.float32], integer: NDArray[np.float32], reference: nn.Module, x: torch.Tensor, step: float, limit: float
+) -> NDArray[np.float64] | None:
+    """What ties may cost the examples (n,) that differ by more than the limit, in output steps; None where all are within it."""
+    if output_steps(artefact, integer, step) <= limit or artefact.shape != integer.shape:
+        return None
+    ties, over = np.zeros(len(x)), _steps_by_example(artefact, integer, step) > limit
+    ties[over] = tie_spread(reference, x[torch.from_numpy(over)]) / step
+    return ties
+
+
+def beyond_ties(artefact: NDArray[np.float32], integer: NDArray[np.float32], step: float, ties: NDArray[np.float64] | float) -> float:
+    """As `output_steps`, less what ties may cost each example (n,) or all."""
+    if output_steps(artefact, integer, step) == float("inf"):
+        return float("inf")
+    return round(float((_steps_by_example(artefact, integer, step) - ties).max()), 3)
+
+
+def _steps_by_example(artefact: NDArray[np.float32], integer: NDArray[np.float32], step: float) -> NDArray[np.float64]:
+    steps: NDArray[np.float64] = np.abs(artefact.astype(np.float64) - integer).reshape(len(artefact), -1).max(axis=1) / step
+    return steps
 
 
 def output_steps(artefact: NDArray[np.float32], integer: NDArray[np.float32], step: float) -> float:
