@@ -16,7 +16,7 @@ from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.quantizers.brevitas_graph import activation_proxies
 
 _LAST_BITS = (2.0**-23, 2.0**-22, 2.0**-21, 2.0**-20)
-"""Errors of float32, from the rounding of one number to a sum of a hundred: of a layer's or norm's outputs as a fraction of the largest of them, which
+"""Errors of float32, from one rounded number to a sum of a hundred: of a layer's or norm's outputs as a fraction of the largest of them, which
 is what cancels in a sum, and of each value that is rounded as a fraction of itself."""
 
 _DRAWS = 32
