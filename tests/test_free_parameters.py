@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from tsn_toolkit.free_parameters import free_parameters, write_free_parameters_
+from tsn_toolkit.free_parameters import bias_of, free_parameters, write_free_parameters_
 from tsn_toolkit.parts.plane_weight import PlaneWeight
+from tsn_toolkit.parts.trunk import collect_biases
 from tsn_toolkit.parts.wrapping import attach_
 
 
@@ -41,6 +42,14 @@ class Model(nn.Module):
 
 def test_those_of_own_modules_and_embeddings_are_free() -> None:
     assert list(free_parameters(Model())) == ["token", "bias", "tokens.0", "tokens.1", "named.a", "words.weight", "norm.weight"]
+
+
+def test_a_parameter_called_bias_of_several_dimensions_is_no_bias() -> None:
+    """As in the global response norm of ConvNeXt V2, (1, 1, 1, channels)."""
+    model = Model()
+    biases = collect_biases(model, "linear")
+    assert "" not in biases and biases["norm"].shape == (4,) and "linear" not in biases
+    assert bias_of(model) is None and bias_of(model.norm) is model.norm.bias and bias_of(model.words) is None
 
 
 def test_what_a_weight_is_computed_from_is_not() -> None:

@@ -19,7 +19,6 @@ from tsn_toolkit.bench.latency import bench_package, not_timed
 from tsn_toolkit.bench.vendor_int8 import CALIBRATION_SAMPLES, VendorBaseline, vendor_accuracy, vendor_int8
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, Parity, TaskData
 from tsn_toolkit.data.normalisation import normalise
-from tsn_toolkit.errors import GateError
 from tsn_toolkit.export.artefact import Artefact
 from tsn_toolkit.export.integer_share import IntegerShare, share_warnings
 from tsn_toolkit.export.manifest import Preprocessing
@@ -27,7 +26,7 @@ from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.export.runtime import load_runtime
 from tsn_toolkit.export.text_file import TEXT_FILE
 from tsn_toolkit.target import Target
-from tsn_toolkit.verify.gates import run_gates
+from tsn_toolkit.verify.gates import require_passed, run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 
 
@@ -100,8 +99,7 @@ def deliver(
 
     def measure(draft: Path, artefact: Artefact) -> Mapping[str, Mapping[str, Any]]:
         parity = run_gates(draft, extracted, artefact.reference, target, x, data.test.y)
-        if not parity.passed:
-            raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
+        require_passed(parity, extracted.task, target.name)
         share = integer_share(draft)
         found["share_warnings"] = [] if share is None else share_warnings(share, target.gates.integer_share)
         found["parity"] = {**parity_record(parity), **share_record(share)}

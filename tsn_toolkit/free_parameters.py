@@ -27,9 +27,15 @@ def free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         of_a_weight = "parametrizations" in path.split(".")  # a weight is computed from it, and is held in its place
-        if not of_a_weight and not (leaf == "bias" and parameter.dim() == 1) and _is_free(modules[path], leaf):
+        if not of_a_weight and bias_of(modules[path]) is not parameter and _is_free(modules[path], leaf):
             found[name] = parameter
     return found
+
+
+def bias_of(module: nn.Module) -> nn.Parameter | None:
+    """The bias that a module declares: a one-dimensional parameter of that name. Others of that name, as of some norms of users' own, are free."""
+    bias = dict(module.named_parameters(recurse=False)).get("bias")
+    return bias if bias is not None and bias.dim() == 1 else None
 
 
 def write_free_parameters_(model: nn.Module, values: Mapping[str, NDArray[np.float32]]) -> None:

@@ -16,7 +16,7 @@ from tsn_toolkit.bench.latency import bench_package
 from tsn_toolkit.contracts import ActivationRange, ExtractedModel, TaskData, TextForm
 from tsn_toolkit.data.normalisation import normalise
 from tsn_toolkit.delivery import package_options, parity_record, share_record
-from tsn_toolkit.errors import GateError, TargetError
+from tsn_toolkit.errors import TargetError
 from tsn_toolkit.export import gcc
 from tsn_toolkit.export.artefact import Artefact, ExportRequest
 from tsn_toolkit.export.c.operations import IntegerProgram
@@ -27,7 +27,7 @@ from tsn_toolkit.export.package import GOLDEN_FILE, PackageOptions, refuse_exist
 from tsn_toolkit.export.text_file import TEXT_FILE, write_text_file
 from tsn_toolkit.quantizers.activations import IntegerModel
 from tsn_toolkit.target import Target
-from tsn_toolkit.verify.gates import run_gates
+from tsn_toolkit.verify.gates import require_passed, run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 
 RUNTIME = "gcc"
@@ -207,6 +207,5 @@ def _offsets(lowered: list[_Lowered]) -> list[int]:
 def _gates(draft: Path, item: _Lowered, target: Target) -> dict[str, Any]:
     extracted, data = item.member.extracted, item.member.data
     parity = run_gates(draft, extracted, item.reference, target, item.x, data.test.y, options={"task": extracted.task})
-    if not parity.passed:
-        raise GateError(f"task `{extracted.task}`, target `{target.name}`: " + " ".join(parity.failures))
+    require_passed(parity, extracted.task, target.name)
     return parity_record(parity)

@@ -16,7 +16,7 @@ from tsn_toolkit.export.onnxruntime import export_dense_fp32, share_of
 from tsn_toolkit.export.package import PackageOptions, write_package
 from tsn_toolkit.quantizers.activations import build_integer_model, calibrate_ranges
 from tsn_toolkit.target import load_target
-from tsn_toolkit.verify.gates import compare, output_steps, run_gates
+from tsn_toolkit.verify.gates import compare, output_steps, require_passed, run_gates
 from tsn_toolkit.verify.integer_share import integer_share
 from tsn_toolkit.verify.package_check import verify_package
 
@@ -135,6 +135,16 @@ def test_compare_by_hand():
     assert len(parity.failures) == 3
     assert compare(store, store, store, step=0.1, target=TARGET, accuracy=1.0).passed
     assert output_steps(np.full((1, 2), np.nan, np.float32), np.zeros((1, 2), np.float32), 0.1) == float("inf")
+
+
+def test_a_refused_package_says_what_to_do():
+    store = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    require_passed(compare(store, store, store, step=0.1, target=TARGET, accuracy=1.0), "a", "here")
+    with pytest.raises(GateError, match=r"task `a`, target `here`: Gate \(b\): top-1 .*`post_training.ranges`.*such as cpu_torch\.$") as caught:
+        require_passed(compare(-store, -store, store, step=0.1, target=TARGET, accuracy=0.0), "a", "here")
+    assert "install a release" not in str(caught.value)
+    with pytest.raises(GateError, match=r"Gate \(a\): artefact .* Gate \(b\).* install a release that the target was run with .*cpu_torch"):
+        require_passed(compare(store, -store, store, step=0.1, target=TARGET, accuracy=0.0), "a", "here")
 
 
 def test_no_samples_and_unknown_runtime(package, task, reference):

@@ -112,7 +112,7 @@ def freeze_vectors_(model: nn.Module, head: str, precision: VectorPrecision = "h
     biases = collect_biases(model, head, precision)
     for name, bias in biases.items():
         module = model.get_submodule(name)
-        module.bias.data.copy_(torch.from_numpy(bias).view_as(module.bias))
+        module.bias.data.copy_(torch.from_numpy(bias))
     return norms, biases
 
 

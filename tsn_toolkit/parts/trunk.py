@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from tsn_toolkit.contracts import HeadState, LayerCodes, ModelGraph, NormState, TrunkResult
 from tsn_toolkit.filling import NORM_TYPES, read_norm
-from tsn_toolkit.free_parameters import free_parameters
+from tsn_toolkit.free_parameters import bias_of, free_parameters
 from tsn_toolkit.numerics.half import round_half
 from tsn_toolkit.numerics.kmeans import assign_codes, fit_codebook
 from tsn_toolkit.numerics.vector_rows import round_rows
@@ -166,9 +165,9 @@ def collect_biases(model: nn.Module, head: str, precision: VectorPrecision = "ha
     """Every bias of a module that is neither a norm nor the head, rounded to what the store can hold."""
     biases = {}
     for name, module in model.named_modules():
-        bias = getattr(module, "bias", None)
-        if isinstance(bias, torch.nn.Parameter) and not isinstance(module, NORM_TYPES) and name != head:
-            biases[name] = round_vector(bias.detach().float().cpu().numpy().reshape(-1), precision)
+        bias = bias_of(module)
+        if bias is not None and not isinstance(module, NORM_TYPES) and name != head:
+            biases[name] = round_vector(bias.detach().float().cpu().numpy(), precision)
     return biases
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from tsn_toolkit.contracts import TaskResult
 from tsn_toolkit.filling import NORM_TYPES
-from tsn_toolkit.free_parameters import free_parameters
+from tsn_toolkit.free_parameters import bias_of, free_parameters
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.parts.own_slots import refresh_masks_
 from tsn_toolkit.parts.subnet_weight import wrapped
@@ -69,9 +69,9 @@ def _forget_norms_and_biases_(model: nn.Module, head: str) -> None:
         if isinstance(module, NORM_TYPES):
             module.reset_parameters()
             module.requires_grad_(False)
-        elif name != head and isinstance(getattr(module, "bias", None), nn.Parameter):
-            module.bias.zero_()
-            module.bias.requires_grad_(False)
+        elif name != head and (bias := bias_of(module)) is not None:
+            bias.zero_()
+            bias.requires_grad_(False)
 
 
 @torch.no_grad()

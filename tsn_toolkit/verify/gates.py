@@ -27,6 +27,13 @@ from tsn_toolkit.target import Target
 
 MAX_SAMPLES = 500
 
+_ADVICE = {
+    "Gate (a)": "The runtime computes otherwise than is known of it: install a release that the target was run with (`tsn targets show`), "
+    "or report it.",
+    "Gate (b)": "The target's arithmetic costs this task too much: learn it with other `post_training.ranges` or for more epochs, "
+    "or take a target that keeps activations in float, such as cpu_torch.",
+}
+
 
 def run_gates(
     folder: Path,
@@ -77,6 +84,17 @@ def run_gates(
     parity = compare(artefact[:count], integer, store, step=step, target=target, accuracy=accuracy, kind=kind, ties=ties)
     parity = replace(parity, emulated_samples=found.emulated_samples)
     return _with_weights_checked(parity, runtime, model, extracted, reference)
+
+
+def require_passed(parity: Parity, task: str, target: str) -> None:
+    """Refuses a package that failed.
+
+    Raises:
+        GateError: a gate failed; the message says what to do.
+    """
+    advice = [sentence for gate, sentence in _ADVICE.items() if any(failure.startswith(gate) for failure in parity.failures)]
+    if not parity.passed:
+        raise GateError(f"task `{task}`, target `{target}`: " + " ".join([*parity.failures, *advice]))
 
 
 def _without_a_run(
