@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -186,16 +187,28 @@ def test_analyze_shows_what_goes_through_them(tsn):
     assert "gamma" in done.stdout and "offset" in done.stdout
 
 
-def test_packed_parameters_and_tied_ones_stay_refused_by_name(tsn, recipe, tmp_path):
+def test_packed_parameters_stay_refused_by_name(tsn, recipe, tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
-        "class Attends(nn.Module):\n"
+        "class Recurs(nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
-        "        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 10)\n"
+        "        self.steps, self.head = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 10)\n"
         "    def forward(self, x):\n"
-        "        x = x[:, 0]\n"
-        "        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))\n"
+        "        return self.head(self.steps(x[:, 0])[0].mean(1))\n"
     )
-    refused = tsn("run", recipe, "--out", tmp_path / "run", "--set", f"model.factory={tmp_path / 'nets.py'}:Attends()")
-    assert refused.exit_code == 1 and "a store has no place for parameter `attention.in_proj_weight`" in refused.stderr, refused.stderr
+    refused = tsn("run", recipe, "--out", tmp_path / "run", "--set", f"model.factory={tmp_path / 'nets.py'}:Recurs()")
+    assert refused.exit_code == 1 and "a store has no place for parameter `steps.weight_ih_l0`" in refused.stderr, refused.stderr
+
+
+def test_words_beyond_the_embedding_are_named_before_training(tsn, recipe, tmp_path):
+    x = np.random.default_rng(0).integers(0, 40, (120, 12)).astype(np.float32)
+    x[116, 0] = 41  # a test example of class 0
+    np.savez(tmp_path / "words.npz", x=x, y=np.arange(120) % 4, is_test=np.arange(120) >= 80)
+    data = f"data={{source: npz, path: {tmp_path / 'words.npz'}}}"
+    refused = tsn("run", recipe, "--out", tmp_path / "run", "--set", f"model.factory={NETS}:token_net()", "--set", data, "--set", "tasks.count=1")
+    assert refused.exit_code == 1, refused.stdout
+    assert (
+        "hold the numbers 0 to 41, and the network looks numbers up in a table of 40 rows. Build the network with 42 rows or more" in refused.stderr
+    )
+    assert not Store.open(tmp_path / "run" / "store").entries

@@ -105,6 +105,7 @@ def test_share_counts_float_work():
     share = share_of(events, {"a": [4, 2, 3, 3], "b": [3, 16]})
     assert (share.integer_macs, share.macs) == (16 * 18, 16 * 18 + 48)
     assert share.stays_float == ("Gemm b::weight",)
+    assert share_of([event("fused b::weight", "Gemm", [1, 3], "float")], {"b": [3, 16]}).macs == 48
     with pytest.raises(GateError, match="Node `c` of"):
         share_of([event("c", "Conv", [1, 1], "float")], {"a": [1, 1]})
 

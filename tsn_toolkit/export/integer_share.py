@@ -65,16 +65,16 @@ def _more(count: int) -> str:
 
 
 def layer_of(name: str, weight_shapes: Mapping[str, list[int]]) -> str:
-    """The layer a node belongs to: runtimes keep node names and may append `_token_N`, `_nchwc` and the like.
+    """The layer a node belongs to: runtimes keep node names and may append `_token_N`, `_nchwc` and the like, or put `fused ` before them.
 
     Args:
-        name: of a node, `<layer>::weight` and whatever the runtime appended.
+        name: of a node, `<layer>::weight` and whatever the runtime added.
         weight_shapes: layer -> shape of its weight.
 
     Raises:
         GateError: the name holds no layer of `weight_shapes`.
     """
-    layer, mark, _ = name.partition("::weight")
+    layer, mark, _ = name.removeprefix("fused ").partition("::weight")
     if not mark or layer not in weight_shapes:
         raise GateError(f"Node `{name}` of the runtime's profile belongs to none of the layers {sorted(weight_shapes)}.")
     return layer

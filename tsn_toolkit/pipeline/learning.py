@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from tsn_toolkit import registry
-from tsn_toolkit.contracts import CompressionPlan, TaskData, TaskResult
+from tsn_toolkit.contracts import CompressionPlan, ModelGraph, TaskData, TaskResult
 from tsn_toolkit.data.splits import load_task
 from tsn_toolkit.errors import DataError, RecipeError
 from tsn_toolkit.filling import Filling
@@ -30,7 +30,7 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
     """Task `index` from (committed store, recipe, seed, data) alone, then its part in the store.
 
     Raises:
-        DataError: the examples have another shape than the network takes.
+        DataError: the examples have another shape than the network takes, or numbers that its embedding does not hold.
         RecipeError: the recipe asks for what the strategy cannot do.
         StoreError: the store has no room for the task, or the task cannot be stored.
     """
@@ -45,12 +45,7 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
             f"`post_training` is set, but strategy `{recipe.strategy.name}` rounds the network that all its tasks share after training and takes no "
             "further step. Remove the section, or name a strategy of isolation `exact`."
         )
-    shape = tuple(data.train.x.shape[1:])
-    if shape != shop.graph.input_shape:
-        raise DataError(
-            f"task `{data.name}`: an example has shape {shape}, the network of {store.path} takes {shop.graph.input_shape}. Name other data, or set "
-            "`data.input_shape` for images."
-        )
+    _check_examples(data, shop.graph, store)
     plan = plan_from_dict(store.recipe(TRUNK)["resolved_plan"])
     context = task_context(recipe, store, shop, plan, data, index, hooks)
     if strategy.ISOLATION == "exact":
@@ -58,6 +53,23 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
     result: TaskResult = strategy.learn(context, strategy.Config(**recipe.strategy.options))
     record = {**stored_recipe(recipe, index + 1), "resolved_plan": plan_to_dict(plan), "task_index": index}
     store.commit(result, record)
+
+
+def _check_examples(data: TaskData, graph: ModelGraph, store: Store) -> None:
+    shape = tuple(data.train.x.shape[1:])
+    if shape != graph.input_shape:
+        raise DataError(
+            f"task `{data.name}`: an example has shape {shape}, the network of {store.path} takes {graph.input_shape}. Name other data, or set "
+            "`data.input_shape` for images."
+        )
+    parts = [split.x for split in (data.train, data.validation, data.test) if len(split.x)]
+    lowest, highest = min(float(x.min()) for x in parts), max(float(x.max()) for x in parts)
+    if graph.numbers_below and not 0 <= lowest <= highest < graph.numbers_below:
+        raise DataError(
+            f"task `{data.name}`: its examples hold the numbers {lowest:g} to {highest:g}, and the network looks numbers up in a table of "
+            f"{graph.numbers_below} rows. Build the network with {int(highest) + 1} rows or more (source token-numbers needs `vocabulary` + 1), or "
+            "set a smaller `data.options.vocabulary`."
+        )
 
 
 def task_context(recipe: Recipe, store: Store, shop: Workshop, plan: CompressionPlan, data: TaskData, index: int, hooks: Hooks) -> TaskContext:
