@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import resource
 import sys
 from pathlib import Path
 
 import tsn_toolkit
 from tsn_toolkit.data.loading import data_hash, load_data
+from tsn_toolkit.export.processor import processor_record
 from tsn_toolkit.recipe.data_sections import data_sections
 from tsn_toolkit.recipe.schema import Recipe
 
@@ -30,10 +30,10 @@ def data_digest(recipe: Recipe) -> str:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it, else the machine type."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    """The processor's name as the system gives it, else the machine type, and which of the instructions that int8 and bfloat16 want it has."""
+    found = processor_record()
+    having = [name for key, name in (("vnni", "VNNI"), ("bf16", "bfloat16")) if found[key]]
+    return (found["processor"] or found["machine"]) + (f" ({', '.join(having)})" if having else "")
 
 
 def peak_memory_bytes() -> int:

@@ -43,6 +43,8 @@ def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, s
         "|-" * len(_HEAD) + "|",
     ]
     lines += [line for row in rows for line in _time_lines(row)]
+    if any(row["times"]["runtime"] == "openvino_bf16" for row in rows):
+        lines += ["", *_BFLOAT16]
     lines += ["", "## Accuracy on the test set", "", "| what | target | dense fp32 | package | vendor int8 | within a point |", "|-|-|-|-|-|-|"]
     lines += [_accuracy_line(row) for row in rows if row["accuracy"]["dense_fp32"] is not None]
     lines += ["", "## What the speed is made of", "", *_HOW, ""]
@@ -51,6 +53,11 @@ def page(rows: list[Row], *, command: str, processor: str, versions: dict[str, s
     lines += [line for row in rows for line in _composition(row)]
     return "\n".join(lines) + "\n"
 
+
+_BFLOAT16 = (
+    "Beside `cpu_openvino_bf16` the dense fp32 network computes in bfloat16 too, as OpenVINO does by itself on such a processor; beside",
+    "`cpu_openvino` in float32, which OpenVINO has to be asked for there.",
+)
 
 _HOW = (
     "A package's speed-up over dense fp32 is the inverse of the MACs kept times the ratio of the two rates, MACs per second over the whole call. The",

@@ -57,6 +57,13 @@ def test_a_busy_machine_is_said():
     assert "meanwhile: 0.5.\n" in text_of(row())
 
 
+def test_what_a_dense_network_computes_in_is_said_where_it_is_bfloat16():
+    assert "the dense fp32 network computes in bfloat16 too" in text_of(
+        row(), row(times={"runtime": "openvino_bf16", "batch_1": TIMES, "batch_32": TIMES})
+    )
+    assert "bfloat16" not in text_of(row())
+
+
 def test_a_vendor_baseline_that_is_missing_says_why():
     times = {key: value for key, value in TIMES.items() if "vendor" not in key}
     text = text_of(row(times={"runtime": "openvino", "batch_1": times, "batch_32": times}, vendor_int8={"skipped": "nncf is not installed"}))
