@@ -144,8 +144,11 @@ def compare(
         ties: (n,) what values at the edge of rounding may cost each example beyond the limit, in output steps; None: nothing.
     """
     limits = target.gates
-    steps, tie_steps = output_steps(artefact, integer, step), 0.0 if ties is None else round(float(ties.max()), 3)
-    beyond = steps if ties is None else beyond_ties(artefact, integer, step, ties)
+    steps = beyond = output_steps(artefact, integer, step)
+    tie_steps = 0.0
+    if ties is not None and np.isfinite(steps):
+        tie_steps = round(float(ties.max()), 3)
+        beyond = round(float((_steps_by_example(artefact, integer, step) - ties).max()), 3)
     agreement = float((integer.argmax(1) == store.argmax(1)).mean())
     noise = float(np.square(store.astype(np.float64) - integer).sum())
     signal = float(np.square(store.astype(np.float64)).sum())
@@ -179,19 +182,13 @@ def nearest_reference(artefact: NDArray[np.float32], references: Iterable[NDArra
 def _ties_beyond(
     artefact: NDArray[np.float32], integer: NDArray[np.float32], reference: nn.Module, x: torch.Tensor, step: float, limit: float
 ) -> NDArray[np.float64] | None:
-    """What ties may cost the examples (n,) that differ by more than the limit, in output steps; None where all are within it."""
-    if output_steps(artefact, integer, step) <= limit or artefact.shape != integer.shape:
+    """What ties may cost the examples (n,) that differ by more than the limit, in output steps; None where none does or no tie explains it."""
+    steps = output_steps(artefact, integer, step)
+    if steps <= limit or not np.isfinite(steps):
         return None
     ties, over = np.zeros(len(x)), _steps_by_example(artefact, integer, step) > limit
     ties[over] = tie_spread(reference, x[torch.from_numpy(over)]) / step
     return ties
-
-
-def beyond_ties(artefact: NDArray[np.float32], integer: NDArray[np.float32], step: float, ties: NDArray[np.float64] | float) -> float:
-    """As `output_steps`, less what ties may cost each example (n,) or all."""
-    if output_steps(artefact, integer, step) == float("inf"):
-        return float("inf")
-    return round(float((_steps_by_example(artefact, integer, step) - ties).max()), 3)
 
 
 def _steps_by_example(artefact: NDArray[np.float32], integer: NDArray[np.float32], step: float) -> NDArray[np.float64]:
