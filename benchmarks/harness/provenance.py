@@ -33,7 +33,7 @@ def processor() -> str:
     """The processor's name as the system gives it, else the machine type, and which of the instructions that int8 and bfloat16 want it has."""
     found = processor_record()
     having = [name for key, name in (("vnni", "VNNI"), ("bf16", "bfloat16")) if found[key]]
-    return (found["processor"] or found["machine"]) + (f" ({', '.join(having)})" if having else "")
+    return str(found["processor"] or found["machine"]) + (f" ({', '.join(having)})" if having else "")
 
 
 def peak_memory_bytes() -> int:
