@@ -62,9 +62,11 @@ def _check_examples(data: TaskData, graph: ModelGraph, store: Store) -> None:
             f"task `{data.name}`: an example has shape {shape}, the network of {store.path} takes {graph.input_shape}. Name other data, or set "
             "`data.input_shape` for images."
         )
+    if not graph.numbers_below:
+        return
     parts = [split.x for split in (data.train, data.validation, data.test) if len(split.x)]
     lowest, highest = min(float(x.min()) for x in parts), max(float(x.max()) for x in parts)
-    if graph.numbers_below and not 0 <= lowest <= highest < graph.numbers_below:
+    if not 0 <= lowest <= highest < graph.numbers_below:
         raise DataError(
             f"task `{data.name}`: its examples hold the numbers {lowest:g} to {highest:g}, and the network looks numbers up in a table of "
             f"{graph.numbers_below} rows. Build the network with {int(highest) + 1} rows or more (source token-numbers needs `vocabulary` + 1), or "
