@@ -121,7 +121,7 @@ def test_nothing_is_trained_for_a_task_without_room(store, monkeypatch):
     monkeypatch.setattr(Store, "recipe", lambda *_: {"resolved_plan": None})
     sections = {"task_inference": SimpleNamespace(rule="told"), "post_training": PostTrainingSection()}
     recipe = SimpleNamespace(strategy=SimpleNamespace(name="any", options={}), **sections)
-    shop = SimpleNamespace(graph=SimpleNamespace(input_shape=(3,)))
+    shop = SimpleNamespace(graph=SimpleNamespace(input_shape=(3,), numbers_below=0))
     data = SimpleNamespace(train=SimpleNamespace(x=torch.zeros(2, 3)))
     with pytest.raises(StoreError, match="task `next` cannot be learned"):
         learning.learn_and_commit(recipe, store, shop, data, 0, SimpleNamespace(say=lambda _: None))
