@@ -6,30 +6,23 @@ layers like any other. torch.nn.TransformerEncoderLayer and TransformerDecoderLa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 
-class SeparateAttention(nn.Module):
-    """Computes what an nn.MultiheadAttention computes, up to the order of float sums; made by `separate_attention_`.
+class AttentionByHeads(nn.Module):
+    """The forward of nn.MultiheadAttention, up to the order of float sums, whatever holds its projections.
 
     Heads are counted from the width of the projections, so that it runs with fewer of them.
     """
 
-    def __init__(self, packed: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.head_dim, self.dropout, self.batch_first = packed.head_dim, packed.dropout, packed.batch_first
-        # Read by torch.nn.TransformerEncoderLayer, which keeps off its fused path where there is no packed bias.
-        self.embed_dim, self.num_heads, self._qkv_same_embed_dim, self.in_proj_bias = packed.embed_dim, packed.num_heads, False, None
-        if packed.in_proj_weight is None:
-            weights = (packed.q_proj_weight, packed.k_proj_weight, packed.v_proj_weight)
-        else:
-            weights = packed.in_proj_weight.chunk(3)
-        biases = (None,) * 3 if packed.in_proj_bias is None else packed.in_proj_bias.chunk(3)
-        self.q_proj, self.k_proj, self.v_proj = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        self.out_proj = _linear(packed.out_proj.weight, packed.out_proj.bias)
-        self.train(packed.training)
+    head_dim: int
+    dropout: float
+    batch_first: bool
+    out_proj: Any
 
     def forward(  # noqa: PLR0913, the signature is torch's
         self,
@@ -49,23 +42,63 @@ class SeparateAttention(nn.Module):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (item.transpose(0, 1) for item in (query, key, value))
-        q, k, v = (self._heads(layer(item)) for layer, item in zip((self.q_proj, self.k_proj, self.v_proj), (query, key, value), strict=True))
+        q, k, v = (self._heads(item) for item in self._project(query, key, value))
         mask = _joined(attn_mask, key_padding_mask, q)
-        output = functional.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        output = self.out_proj(output.transpose(1, 2).flatten(2))
-        weights = self._weights(q, k, mask, average_attn_weights) if need_weights else None
+        weights = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            weights = (scores if mask is None else scores + mask).softmax(-1)
+            mixed = functional.dropout(weights, self.dropout, self.training) @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+        else:
+            mixed = functional.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _project(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Query, key and value, each (n, length, heads * head_dim)."""
+        raise NotImplementedError
 
     def _heads(self, item: torch.Tensor) -> torch.Tensor:
         """(n, length, heads * head_dim) -> (n, heads, length, head_dim)."""
         return item.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def _weights(self, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, average: bool) -> torch.Tensor:
-        scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
-        weights = (scores if mask is None else scores + mask).softmax(-1)
-        return weights.mean(1) if average else weights
+
+class SeparateAttention(AttentionByHeads):
+    """An nn.MultiheadAttention whose projections are layers; made by `separate_attention_`."""
+
+    def __init__(self, packed: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.head_dim, self.dropout, self.batch_first = packed.head_dim, packed.dropout, packed.batch_first
+        # Read by torch.nn.TransformerEncoderLayer, which keeps off its fused path where there is no packed bias.
+        self._qkv_same_embed_dim, self.in_proj_bias = False, None
+        self.q_proj, self.k_proj, self.v_proj = (_linear(weight, bias) for weight, bias in projections_of(packed))
+        self.out_proj = _linear(packed.out_proj.weight, packed.out_proj.bias)
+        self.train(packed.training)
+
+    @property
+    def num_heads(self) -> int:
+        """Heads that are left."""
+        return self.q_proj.out_features // self.head_dim
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of queries."""
+        return self.q_proj.in_features
+
+    def _project(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.q_proj(query), self.k_proj(key), self.v_proj(value)
+
+
+def projections_of(packed: nn.MultiheadAttention) -> tuple[tuple[torch.Tensor, torch.Tensor | None], ...]:
+    """(weight (width, inputs), bias (width,) or None) of query, key and value: views of the packed parameters."""
+    if packed.in_proj_weight is None:
+        weights = (packed.q_proj_weight, packed.k_proj_weight, packed.v_proj_weight)
+    else:
+        weights = packed.in_proj_weight.chunk(3)
+    return tuple(zip(weights, (None,) * 3 if packed.in_proj_bias is None else packed.in_proj_bias.chunk(3), strict=True))
 
 
 def separate_attention_(model: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ STEP = 0.5
 
 
 class Chain(nn.Module):
-    """Two layers whose outputs stay float in between, as the square root keeps Brevitas from quantizing a graph."""
+    """Two layers with floats in between: control flow keeps Brevitas from quantizing a graph."""
 
     def __init__(self):
         super().__init__()

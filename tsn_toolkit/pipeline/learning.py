@@ -56,6 +56,11 @@ def learn_and_commit(recipe: Recipe, store: Store, shop: Workshop, data: TaskDat
 
 
 def _check_examples(data: TaskData, graph: ModelGraph, store: Store) -> None:
+    """Refuses examples that the network cannot take.
+
+    Raises:
+        DataError: another shape, or numbers that its embedding does not hold.
+    """
     shape = tuple(data.train.x.shape[1:])
     if shape != graph.input_shape:
         raise DataError(

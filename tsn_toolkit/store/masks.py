@@ -131,7 +131,8 @@ def exchange_states(
 ) -> NDArray[np.uint8]:
     """States of all slots (n,), the second and third bits written from `states` or read; `marked` is written over where it can be."""
     undecided = _undecided(form, known, marked)
-    found = np.left_shift(marked.view(np.uint8), 1, out=marked.view(np.uint8) if marked.flags.writeable else None)  # OWN where marked
+    marks = marked.view(np.uint8)
+    found = np.left_shift(marks, 1, out=marks if marks.flags.writeable else None)  # OWN where marked
     base = SlotState.OWN if form.marks == Marks.USED else SlotState.PRUNED
     _exchange_state(found, undecided, base, SlotState.REUSE, known, form.state_depth, states, second)
     if refines:

@@ -92,8 +92,8 @@ def require_passed(parity: Parity, task: str, target: str) -> None:
     Raises:
         GateError: a gate failed; the message says what to do.
     """
-    advice = [sentence for gate, sentence in _ADVICE.items() if any(failure.startswith(gate) for failure in parity.failures)]
     if not parity.passed:
+        advice = [sentence for gate, sentence in _ADVICE.items() if any(failure.startswith(gate) for failure in parity.failures)]
         raise GateError(f"task `{task}`, target `{target}`: " + " ".join([*parity.failures, *advice]))
 
 
