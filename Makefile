@@ -41,14 +41,16 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# A stamp per set of extras: installing is done once, and again when pyproject.toml changes.
-$(VENV)/.installed-demo: $(VENV)/.created pyproject.toml
+# A stamp per set of extras: installing is done once, and again when pyproject.toml or what is compiled changes.
+COMPILED := hatch_build.py $(wildcard tsn_toolkit/store/layer_decoder/*)
+
+$(VENV)/.installed-demo: $(VENV)/.created pyproject.toml $(COMPILED)
 	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[onnxruntime]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.created pyproject.toml
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(COMPILED)
 	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[onnxruntime,test]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_RUN) build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_RUN) build dist tsn_toolkit/store/_layer_decoder.* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

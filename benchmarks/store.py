@@ -6,6 +6,8 @@ Prints a table and writes it as JSON (default: benchmarks/results/store.json). C
 - k-means with scikit-learn's;
 - and measured: coded symbols per second, commits, peak memory, and which files one of 100 tasks needs.
 
+The compiled decoder is used where the package was installed with it; `TSN_TOOLKIT_PURE=1` measures the arrays.
+
 `open` (the hash of every part is checked) is not part of `materialise`; it stands beside it. Peak memory is of both; what the first task that a
 process loads costs whatever its size (pages of libraries, tables), stands beside it as `once_bytes`.
 """
@@ -34,6 +36,7 @@ from tsn_toolkit.numerics.entropy import RunDecoder, encode_runs, quantize_frequ
 from tsn_toolkit.numerics.kmeans import kmeans_1d
 from tsn_toolkit.numerics.large_runs import decode_large_run, encode_large_run
 from tsn_toolkit.pipeline.summary import versions
+from tsn_toolkit.store.compiled_chain import compiled_decoder
 from tsn_toolkit.store.store import Store
 
 RESULT = Path(__file__).parent / "results" / "store.json"
@@ -56,8 +59,9 @@ def main(quick: bool, out: Path, keep: Path | None, only: tuple[str, ...]) -> No
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        result: dict[str, Any] = {"quick": quick, "processor": processor(), "versions": versions(), "rows": []}
-        print(_header(), flush=True)
+        decoder = "arrays" if compiled_decoder() is None else "compiled"
+        result: dict[str, Any] = {"quick": quick, "decoder": decoder, "processor": processor(), "versions": versions(), "rows": []}
+        print(f"decoder: {decoder}\n{_header()}", flush=True)
         for size in ("1M",) if quick else tuple(WIDTHS):
             for kind in only or KINDS:
                 for row in measure_chain(folder, kind, size, turns=3 if quick else 9):

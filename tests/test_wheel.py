@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,16 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(folder: Path, **settings: str) -> Path:
     """The wheel of this checkout, built by the backend itself, so that nothing is downloaded."""
-    pytest.importorskip("hatchling", reason="hatchling builds the wheel: install the extra `test`")
-    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as this machine builds it."""
+    pytest.importorskip("hatchling", reason="hatchling builds the wheel: install the extra `test`")
+    return build(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,20 @@ def test_the_wheel_carries_the_package_data(wheel: Path) -> None:
     assert {name for name in names if name.startswith("tsn_toolkit/_data/")} >= expected
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tsn_toolkit").rglob("*.py")}
     assert sources | {"tsn_toolkit/py.typed"} <= names
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_wheel_carries_the_compiled_decoder(wheel: Path) -> None:
+    (decoder,) = [name for name in zipfile.ZipFile(wheel).namelist() if "_layer_decoder" in name]
+    assert decoder.startswith("tsn_toolkit/store/_layer_decoder.") and not wheel.name.endswith("-none-any.whl")
+
+
+@pytest.mark.parametrize("settings", [{"TSN_TOOLKIT_PURE": "1"}, {"CC": "/no/compiler"}], ids=["not wanted", "no compiler"])
+def test_without_it_the_wheel_is_pure(wheel: Path, tmp_path: Path, settings: dict[str, str]) -> None:
+    pure = build(tmp_path, **settings)
+    assert pure.name.endswith("-py3-none-any.whl")
+    without = {name for name in zipfile.ZipFile(wheel).namelist() if "_layer_decoder" not in name}
+    assert set(zipfile.ZipFile(pure).namelist()) == without
 
 
 def test_recipes_are_listed_from_another_folder(tsn: Callable[..., str], tmp_path: Path) -> None:

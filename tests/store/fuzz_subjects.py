@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from store_damage import Case, damage_image, damage_store
 from store_fuzz import Subject
+from two_readers import readers_agree
 
 from tsn_toolkit.contracts import TaskWeights
 from tsn_toolkit.errors import StoreError
@@ -124,6 +125,7 @@ def read_store(folder: Path, thorough: bool) -> None:
     assert isinstance(store.recipe(TRUNK), dict)
     for entry in store.entries:
         _check_weights(store.weights(entry.name), store.architecture)
+        readers_agree(store, entry.name)
         _check_memory(store, entry.name)
         assert isinstance(store.recipe(entry.name), dict) and isinstance(store.validation(entry.name), dict)
     if thorough:

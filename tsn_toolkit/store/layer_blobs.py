@@ -9,6 +9,7 @@ slot, set for +1, of a plane. `codebooks`: of own and of residual codes; or the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,16 @@ def known_slots(above: Inherited, kept: KeptSlots) -> KnownSlots:
     return known_patches(above, kept).refined(1)
 
 
+class UnreadLayers(NamedTuple):
+    """What is left of the layers of one part: a byte for each that says its kind, and the blobs; a trunk has an empty one of masks."""
+
+    kinds: bytes
+    masks: BlobReader
+    values: BlobReader
+    codebooks: BlobReader
+    scales: BlobReader
+
+
 class LayerReader:
     """Reads the layers of one part, in the order of the record, each over what its owner inherits."""
 
@@ -130,6 +141,10 @@ class LayerReader:
         if kind == PLANES:
             return self._planes(above, kept)
         return self._codes(layer, above, kept, *_widths(kind))
+
+    def unread(self) -> UnreadLayers:
+        """What is left, to be read by another reader."""
+        return UnreadLayers(bytes(self._kinds), self._masks, self._values, self._codebooks, self._scales)
 
     def finish(self) -> None:
         """Checks that the blobs are used up.
@@ -199,6 +214,10 @@ class TrunkReader:
         everything = np.ones(layer.shape[0], np.bool_)
         read = ReadCodes(codes, codebook, kind, take_kept(self._scales, everything, self._precision))
         return TrunkLayer(above, np.full(layer.shape[0], SlotState.OWN, np.uint8), read, everything)
+
+    def unread(self) -> UnreadLayers:
+        """What is left, to be read by another reader."""
+        return UnreadLayers(bytes(self._kinds), BlobReader.of("masks", b""), self._values, self._codebooks, self._scales)
 
     def finish(self) -> None:
         """Checks that the blobs are used up."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tsn_toolkit.contracts import ActivationRange, FreeParameterRecord, HeadState, NormState, Revision
 from tsn_toolkit.store.free_parameters import decode_free_parameters
+from tsn_toolkit.store.layer_blobs import UnreadLayers
 from tsn_toolkit.store.layout import Architecture, CodedLayer, NamedLengths, UnitMasks
 from tsn_toolkit.store.lineage import Inherited, OwnerLayer
 from tsn_toolkit.store.part import FREE, MEMORY, Part
@@ -24,6 +25,9 @@ class LayerSource(Protocol):
 
     def next(self, layer: CodedLayer, above: Inherited) -> OwnerLayer:
         """The next layer over what its owner inherits."""
+
+    def unread(self) -> UnreadLayers:
+        """What is left, to be read by another reader."""
 
     def finish(self) -> None:
         """Checks that nothing is left."""

@@ -35,6 +35,7 @@ MAX_HEADER_BYTES = 1 << 24
 _LENGTH_BYTES = 8
 _ALIGNMENT_BYTES = 8
 _AHEAD_BYTES = 1 << 13
+_WINDOW_BYTES = 1 << 16
 
 Source = Callable[[int, int], bytes]
 """Reads a file: (offset, size in bytes) -> bytes, fewer where the file ends."""
@@ -188,6 +189,27 @@ class BlobReader:
             raise PartError(f"blob `{self._name}` ends early: the file is shorter than its header says")
         self._offset += size_bytes
         return taken
+
+    def window(self, size_bytes: int) -> tuple[bytes, int]:
+        """Bytes that were read ahead, and the place of the next one among them; nothing is taken.
+
+        Args:
+            size_bytes: how many there must be from that place on; fewer only where fewer are left.
+
+        Raises:
+            PartError: the file is shorter than its header says.
+        """
+        wanted, at = min(size_bytes, self._end - self._offset), self._offset - self._ahead_start
+        if at + wanted > len(self._ahead):
+            self._ahead_start, at = self._offset, 0
+            self._ahead = self._source(self._offset, min(max(wanted + wanted // 4, _WINDOW_BYTES), self._end - self._offset))
+            if len(self._ahead) < wanted:
+                raise PartError(f"blob `{self._name}` ends early: the file is shorter than its header says")
+        return self._ahead, at
+
+    def take_up_to(self, place: int) -> None:
+        """Takes the bytes of the latest window that stand before a place in it."""
+        self._offset = self._ahead_start + place
 
     def rest(self) -> bytes:
         """All bytes that are left."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tsn_toolkit.contracts import FrozenLayer, FrozenParameter, LayerCodes, ModelGraph, Revision, TaskResult, TaskWeights, TrunkResult
 from tsn_toolkit.errors import StoreError
 from tsn_toolkit.store.checks import check_trunk, valid_name
+from tsn_toolkit.store.compiled_chain import GivenUpError, LayerAnswer, answers
 from tsn_toolkit.store.folder import MANIFEST, TRUNK_PART, claim_folder, prepare_folder, remove_orphans, task_path, write_atomic, writer_lock
 from tsn_toolkit.store.free_parameters import answered_with, nothing_inherited, overlaid
 from tsn_toolkit.store.layout import Architecture, CodedLayer
@@ -216,10 +217,13 @@ class Store:
         """A task decoded; arrays are the caller's own."""
         entry, part = self.entry(task), self.part(task)
         q, scale = {}, {}
-        for layer, held in self.layers(task):
-            q[layer.name] = held.q.copy()
-            if held.scale is not None:
-                scale[layer.name] = held.scale.copy()
+
+        def keep(layer: CodedLayer, answer: OwnerLayer | LayerAnswer) -> None:
+            q[layer.name] = answer.q.copy()
+            if answer.scale is not None:
+                scale[layer.name] = answer.scale.copy()
+
+        self._give_answers(task, keep)
         free = self.frozen_parameters(task)
         with self._files.naming(task):
             return TaskWeights(
@@ -240,13 +244,11 @@ class Store:
         """A task's weights as they stand in its model, by layer: scale[output] * q, float32, shape of the weight. The head is not among them."""
         self.entry(task)
         # One piece of memory for all: a system hands out one large piece many times faster than as much in small ones.
-        memory, dense = np.empty(self._architecture.size, np.float32), {}
-        start = 0
-        for layer, held in self.layers(task):
+        memory, dense, start = np.empty(self._architecture.size, np.float32), {}, 0
+        for layer in self._architecture.layers:
             dense[layer.name] = memory[start : start + layer.size].reshape(layer.shape)
             start += layer.size
-            held.weights_(dense[layer.name])
-            del held  # or it would stay until the next one is decoded
+        self._give_answers(task, lambda layer, answer: answer.weights_(dense[layer.name]))
         return dense
 
     def revision(self, task: str) -> Revision | None:
@@ -315,6 +317,16 @@ class Store:
             assert self._allocated is not None
             self._allocated[name] += bits
         return entry
+
+    def _give_answers(self, task: str, take: Callable[[CodedLayer, OwnerLayer | LayerAnswer], None]) -> None:
+        """Hands over what a task answers with, a layer at a time; from the first one again where compiled code cannot read one."""
+        try:
+            for answer in answers(self._files, task):
+                take(answer.layer, answer)
+        except (GivenUpError, MemoryError):
+            for layer, held in self.layers(task):
+                take(layer, held)
+                del held  # or it would stay until the next one is decoded
 
     def _check_name(self, name: str) -> None:
         if not valid_name(name):
