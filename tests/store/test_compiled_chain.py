@@ -19,6 +19,7 @@ from tsn_toolkit.errors import StoreError
 from tsn_toolkit.numerics.vectors import round_vector
 from tsn_toolkit.store import compiled_chain
 from tsn_toolkit.store.compiled_chain import compiled_decoder
+from tsn_toolkit.store.integrity import verify_store
 from tsn_toolkit.store.part import read_part, write_part
 from tsn_toolkit.store.store import Store
 
@@ -189,3 +190,12 @@ def test_without_it_the_arrays_read(tmp_path, monkeypatch):
         assert compiled_layers(store, name) is None and store.codes_hash(name) == codes
         for layer, weights in store.dense_weights(name).items():
             assert weights.tobytes() == dense[layer].tobytes()
+
+
+@compiled
+def test_verifying_a_store_compares_both(tmp_path, monkeypatch):
+    store = mixed_store.make_mixed_store(tmp_path / "store")
+    assert list(verify_store(store)) == [entry.name for entry in store.entries]
+    monkeypatch.setattr(compiled_chain.LayerAnswer, "q", property(lambda answer: np.zeros(answer.layer.shape, np.int8)))
+    with pytest.raises(StoreError, match="task `a`: compiled code reads layer `fc1` otherwise than numpy.*TSN_TOOLKIT_PURE=1"):
+        verify_store(store)

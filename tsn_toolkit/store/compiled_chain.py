@@ -134,6 +134,7 @@ def answers(files: PartFiles, owner: str) -> Iterator[LayerAnswer]:
     scale = state[3].view(np.float32)
     for index, layer in enumerate(architecture.layers):
         held = False
+        state[5][:] = 0
         for one in owners:
             if not one.is_seed:
                 try:
@@ -158,11 +159,11 @@ def _most_bytes(kind: int, layer: CodedLayer) -> tuple[int, int, int, int]:
 
 
 def _state(architecture: Architecture, owners: list[_Owner]) -> tuple[NDArray[np.uint8], ...]:
-    """q, known, states and scale of a layer and room to work in, as bytes, large enough for every layer."""
+    """q, known, states and scale of a layer, room to work in and what all of known and states are, as bytes, large enough for every layer."""
     largest, rows = (max(lengths, default=1) for lengths in zip(*((layer.size, layer.shape[0]) for layer in architecture.layers)))
     has_parent, drops_units = sum(not one.is_seed for one in owners) > 1, any(one.masks for one in owners)
     room = largest + largest // 8 + _SOME_ROOM + (2 * largest if drops_units else 0)
-    return tuple(np.empty(length, np.uint8) for length in (largest, largest if has_parent else 0, largest, 4 * rows, room))
+    return tuple(np.empty(length, np.uint8) for length in (largest, largest if has_parent else 0, largest, 4 * rows, room, 8))
 
 
 def _box(architecture: Architecture, masks: UnitMasks, layer: CodedLayer) -> tuple[bytes, bytes, tuple[int, int, int]]:

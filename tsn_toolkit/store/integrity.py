@@ -14,7 +14,7 @@ def verify_store(store: Store) -> dict[str, str]:
         Hash of the codes by task, in order of their commits; see `Store.codes_hash`.
 
     Raises:
-        StoreError: a part breaks the format; the message names the part.
+        StoreError: a part breaks the format; the message names the part. Or compiled code reads otherwise than the arrays.
     """
     store.trunk()
     store.recipe(TRUNK)
@@ -23,5 +23,6 @@ def verify_store(store: Store) -> dict[str, str]:
         store.revision(entry.name)
         store.recipe(entry.name)
         store.validation(entry.name)
+        store.check_decoders(entry.name)
         hashes[entry.name] = store.codes_hash(entry.name)
     return hashes

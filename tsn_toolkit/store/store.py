@@ -251,6 +251,26 @@ class Store:
         self._give_answers(task, lambda layer, answer: answer.weights_(dense[layer.name]))
         return dense
 
+    def check_decoders(self, task: str) -> None:
+        """Reads a task's layers with arrays, and again with compiled code where there is any, and compares.
+
+        Raises:
+            StoreError: they differ, or a part of its chain is damaged; the message names the part.
+        """
+        layers = self.layers(task)
+        try:
+            for answer in answers(self._files, task):
+                layer, held = next(layers)
+                if not (np.array_equal(answer.q, held.q) and held.scale is not None and np.array_equal(answer.scale, held.scale)):
+                    raise StoreError(
+                        f"{self.path}: task `{task}`: compiled code reads layer `{layer.name}` otherwise than numpy. This is a fault of the package, "
+                        "please report it; `TSN_TOOLKIT_PURE=1` in the environment reads without compiled code."
+                    )
+        except GivenUpError:
+            pass
+        for _ in layers:
+            pass
+
     def revision(self, task: str) -> Revision | None:
         """For which tasks a task's part answers, and what its method kept; None where it answers for itself alone."""
         self.entry(task)

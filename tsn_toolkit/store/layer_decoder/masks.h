@@ -32,21 +32,21 @@ static int take_chances(Blob *blob, const size_t *counts, uint8_t *chance, int *
     return 1;
 }
 
-/* How often each byte occurs, in four counts at a time: one alone would wait for itself. */
-static void count_bytes(const uint8_t *restrict bytes, Py_ssize_t n, size_t *restrict counts)
+/*
+ * Slots are gone through in LANES pieces of n / LANES at a time, of which the last also has the rest: what one does in a loop waits for what it did
+ * last, not for what the others did.
+ */
+enum { LANES = 4 };
+
+/* How often each byte occurs in each piece. */
+static void count_bytes(const uint8_t *restrict bytes, Py_ssize_t n, size_t counts[LANES][CONTEXTS])
 {
-    size_t parts[3][CONTEXTS] = {{0}};
-    Py_ssize_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        counts[bytes[i]]++;
-        parts[0][bytes[i + 1]]++;
-        parts[1][bytes[i + 2]]++;
-        parts[2][bytes[i + 3]]++;
-    }
-    for (; i < n; i++)
-        counts[bytes[i]]++;
-    for (int byte = 0; byte < CONTEXTS; byte++)
-        counts[byte] += parts[0][byte] + parts[1][byte] + parts[2][byte];
+    Py_ssize_t piece = n / LANES;
+    for (Py_ssize_t i = 0; i < piece; i++)
+        for (int lane = 0; lane < LANES; lane++)
+            counts[lane][bytes[lane * piece + i]]++;
+    for (Py_ssize_t i = LANES * piece; i < n; i++)
+        counts[LANES - 1][bytes[i]]++;
 }
 
 static Py_ssize_t count_byte(const uint8_t *restrict bytes, Py_ssize_t n, uint8_t byte)
@@ -69,17 +69,20 @@ static Py_ssize_t count_byte(const uint8_t *restrict bytes, Py_ssize_t n, uint8_
  */
 static int read_by_context(Stream *stream, Blob *blob, int depth, const uint8_t *known, Py_ssize_t n, uint8_t *restrict packed, uint8_t *found)
 {
-    size_t by_known[CONTEXTS] = {0}, counts[CONTEXTS] = {0}, next[CONTEXTS];
+    size_t by_known[LANES][CONTEXTS] = {{0}}, by_lane[LANES][CONTEXTS] = {{0}}, counts[CONTEXTS] = {0};
     uint8_t context[CONTEXTS], chance[CONTEXTS], value[CONTEXTS];
     int certain, occurring = 0;
-    Py_ssize_t byte = 0;
+    Py_ssize_t byte = 0, piece = n / LANES;
     if (known)
         count_bytes(known, n, by_known);
     else
-        by_known[0] = (size_t)n;
+        by_known[0][0] = (size_t)n;
     for (int i = 0; i < CONTEXTS; i++) {
         context[i] = context_of(i, depth);
-        counts[context[i]] += by_known[i];
+        for (int lane = 0; lane < LANES; lane++) {
+            by_lane[lane][context[i]] += by_known[lane][i];
+            counts[context[i]] += by_known[lane][i];
+        }
     }
     if (!take_chances(blob, counts, chance, &certain))
         return 0;
@@ -97,17 +100,28 @@ static int read_by_context(Stream *stream, Blob *blob, int depth, const uint8_t 
     }
     for (int number = 0; number < CONTEXTS; number++)
         if (counts[number]) {
+            size_t next = 8 * (size_t)byte;
             read_bits(stream, chance[number], (Py_ssize_t)counts[number], packed + byte);
-            next[number] = 8 * (size_t)byte;
             byte += ((Py_ssize_t)counts[number] + 7) / 8;
+            for (int lane = 0; lane < LANES; lane++) { /* from here on where each lane's next bit stands */
+                size_t in_lane = by_lane[lane][number];
+                by_lane[lane][number] = next;
+                next += in_lane;
+            }
         }
-    if (occurring == 1)
+    if (occurring == 1) {
         unpack(packed, n, found);
-    else
-        for (Py_ssize_t i = 0; i < n; i++) {
-            size_t bit = next[context[known[i]]]++;
-            found[i] = packed[bit >> 3] >> (bit & 7) & 1;
+        return 1;
+    }
+    for (Py_ssize_t i = 0; i < piece; i++)
+        for (int lane = 0; lane < LANES; lane++) {
+            size_t bit = by_lane[lane][context[known[lane * piece + i]]]++;
+            found[lane * piece + i] = packed[bit >> 3] >> (bit & 7) & 1;
         }
+    for (Py_ssize_t i = LANES * piece; i < n; i++) {
+        size_t bit = by_lane[LANES - 1][context[known[i]]]++;
+        found[i] = packed[bit >> 3] >> (bit & 7) & 1;
+    }
     return 1;
 }
 
@@ -161,8 +175,8 @@ typedef struct {
     uint8_t *spare, *packed, *known, *states;
 } Scratch;
 
-static int read_blocks(
-    Stream *stream, Blob *blob, int depth, const uint8_t *known, Py_ssize_t n, Py_ssize_t row_length, Py_ssize_t size, Scratch *scratch, uint8_t *marks)
+static int read_blocks(Stream *stream, Blob *blob, int depth, const uint8_t *known, Py_ssize_t n, Py_ssize_t row_length, Py_ssize_t size,
+                       Scratch *scratch, uint8_t *marks)
 {
     Py_ssize_t rows = row_length ? n / row_length : 0, block = 0;
     uint8_t *bits = scratch->spare; /* first what is known of each block's first slot */
@@ -181,10 +195,12 @@ static int read_blocks(
 static int read_choices(Stream *stream, Blob *blob, int depth, const uint8_t *known, Py_ssize_t n, Py_ssize_t row_length, int keep, int group,
                         Scratch *scratch, uint8_t *marks)
 {
-    size_t by_left = (size_t)(keep + 1) << (depth + 1), numbers = (size_t)(group + 1) * by_left;
+    int most = row_length < group ? (int)row_length : group; /* slots of the largest group */
+    size_t by_left = (size_t)((keep < most ? keep : most) + 1) << (depth + 1), numbers = (size_t)(most + 1) * by_left;
     uint8_t *chance = PyMem_Malloc(numbers), *to_mark = scratch->spare, *packed;
     size_t *places = PyMem_Calloc(2 * by_left, sizeof *places);
-    Py_ssize_t rows = row_length ? n / row_length : 0, done = 0;
+    Py_ssize_t rows = row_length ? n / row_length : 0;
+    int done = 0;
     if (!chance || !places) {
         PyErr_NoMemory();
         goto finish;
@@ -199,8 +215,8 @@ static int read_choices(Stream *stream, Blob *blob, int depth, const uint8_t *kn
     for (int step = 0; step < group; step++) {
         Py_ssize_t byte = 0;
         memset(places, 0, 2 * by_left * sizeof *places);
-        /* Twice over the groups: to count the bits of each context, and, with the bits read, to set the marks. Short groups come first, having fewer
-           slots left. */
+        /* Twice over the groups: to count the bits of each context, and, with the bits read, to set the marks. Short groups have fewer slots left,
+           and come first. */
         for (int reading = 0; reading < 2; reading++) {
             Py_ssize_t number = 0;
             for (Py_ssize_t row = 0; row < rows; row++)
@@ -245,7 +261,7 @@ static int read_choices(Stream *stream, Blob *blob, int depth, const uint8_t *kn
 finish:
     PyMem_Free(chance);
     PyMem_Free(places);
-    return (int)done;
+    return done;
 }
 
 static int read_positions(Blob *blob, Py_ssize_t n, uint8_t *marks)
@@ -318,7 +334,7 @@ static int read_states(Stream *stream, Blob *blob, int depth, const uint8_t *kno
 }
 
 /* States of n kept slots. `known` is NULL where nothing is known of any. */
-static int read_mask(Blob *blob, const uint8_t *restrict known, Py_ssize_t n, Py_ssize_t row_length, int refines, Scratch *scratch, uint8_t *restrict states)
+static int read_mask(Blob *blob, const uint8_t *known, Py_ssize_t n, Py_ssize_t row_length, int refines, Scratch *scratch, uint8_t *states)
 {
     int head, state_depth = 0;
     Py_ssize_t size = 0, group = 0, words;

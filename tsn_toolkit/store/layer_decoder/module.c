@@ -1,5 +1,5 @@
 /*
- * The module `_layer_decoder`: layers decoded as docs/store-format.md describes them, slot by slot, where `layer_blobs.py` and `masks.py` work on arrays.
+ * The module `_layer_decoder`: layers decoded slot by slot as docs/store-format.md describes them; `layer_blobs.py` and `masks.py` use arrays.
  *
  * Bytes that break the format raise ValueError; `compiled_chain.py` then has them read with the arrays, which name the fault. Whatever the bytes say,
  * nothing outside of the buffers that were handed over is read or written.
@@ -10,7 +10,7 @@
 
 #include "layers.h"
 
-enum { BUFFERS = 12 };
+enum { BUFFERS = 13 };
 enum { INTERFACE = 1 }; /* another number whenever the functions below are called or answer in another way */
 
 static void release(Py_buffer *buffers)
@@ -28,33 +28,20 @@ static int open_blob(Blob *blob, const Py_buffer *buffer, int64_t at)
     return at >= 0 && at <= buffer->len ? 1 : fail("a place beyond a blob");
 }
 
-static int open_box(Box *box, const Py_buffer *rows, const Py_buffer *columns)
-{
-    const Py_ssize_t most = (Py_ssize_t)1 << 40;
-    if (box->row_count < 1 || box->column_count < 1 || box->inner < 1 || box->row_count > most / box->column_count / box->inner)
-        return fail("a layer of another shape");
-    if ((rows->len && rows->len != box->row_count) || (columns->len && columns->len != box->column_count))
-        return fail("kept units of another number");
-    box->rows = rows->len ? rows->buf : NULL;
-    box->columns = columns->len ? columns->buf : NULL;
-    box->kept_rows = count_kept(box->rows, box->row_count);
-    box->kept_columns = count_kept(box->columns, box->column_count);
-    return 1;
-}
-
 /*
- * q, known, states, scale and the room to work in, of which each may be larger than the layer; nothing is known, and no room is there for dropped units,
- * where the caller has no use for them.
+ * q, known, states, scale and the room to work in, of which each may be larger than the layer. Where the caller has no use for what is known, or
+ * drops no units, there is no room for it.
  */
 static int open_layer(Layer *layer, Scratch *scratch, const Py_buffer *state, const Box *box, int knows)
 {
     Py_ssize_t rows = box->row_count, size = rows * box->column_count * box->inner, packed = size / 8 + 2 * CONTEXTS;
     if (state[0].len < size || (knows && state[1].len < size) || state[2].len < size || state[3].len < rows * (Py_ssize_t)sizeof(float) ||
-        state[4].len < size + packed + (holds_all(box) ? 0 : 2 * size))
+        state[4].len < size + packed + (holds_all(box) ? 0 : 2 * size) || state[5].len != 2 * (Py_ssize_t)sizeof(int32_t))
         return fail("too little room for a layer");
+    const int32_t *all = state[5].buf;
     layer->q = state[0].buf;
-    layer->known = state[1].buf;
-    layer->states = state[2].buf;
+    layer->known = (Slots){state[1].buf, knows ? all[0] : 0};
+    layer->states = (Slots){state[2].buf, all[1]};
     layer->scale = state[3].buf;
     layer->size = size;
     scratch->spare = state[4].buf;
@@ -62,6 +49,13 @@ static int open_layer(Layer *layer, Scratch *scratch, const Py_buffer *state, co
     scratch->known = scratch->packed + packed;
     scratch->states = scratch->known + size;
     return 1;
+}
+
+static void close_layer(const Layer *layer, const Py_buffer *state)
+{
+    int32_t *all = state[5].buf;
+    all[0] = layer->known.all;
+    all[1] = layer->states.all;
 }
 
 static int read_layer(Owner *owner, int trunk, int kind, const Box *box, Layer *layer, Scratch *scratch, PyObject *read_large)
@@ -79,8 +73,8 @@ static int read_layer(Owner *owner, int trunk, int kind, const Box *box, Layer *
 }
 
 /*
- * decode_layer(masks, values, codebooks, scales, places, half, trunk, kind, outputs, inputs, inner, kept outputs, kept inputs, q, known, states, scale,
- *              room, held, last, read_large): reads one owner's next layer over what it inherits, in place.
+ * decode_layer(masks, values, codebooks, scales, places, half, trunk, kind, outputs, inputs, inner, kept outputs, kept inputs, q, known, states,
+ *              scale, room, all, held, last, read_large): reads one owner's next layer over what it inherits, in place.
  *
  * masks .. scales    bytes of the blobs; places: int64 (4,), where the layer begins in each, afterwards where it ends
  * half               scales are stored as 16-bit floats, else as int8 steps
@@ -89,6 +83,7 @@ static int read_layer(Owner *owner, int trunk, int kind, const Box *box, Layer *
  * kept ..            a byte each, 0 where the unit is dropped; empty where none is
  * q, known, states   a byte for each slot; `known` may be empty where no other owner holds the layer or will
  * scale, room        float32 (outputs,); to work in, see `open_layer`
+ * all                int32 (2,), what every byte of `known` and of `states` is, or -1: they stand there; 0 before the first owner
  * held, last         an owner before this one holds the layer; none comes after it
  * read_large         (payload, bits per code, number of codes) -> packed codes and their width, 1, 2, 4 or 8
  *
@@ -101,13 +96,13 @@ static PyObject *decode_layer(PyObject *module, PyObject *arguments)
     Owner owner;
     Layer layer;
     Scratch scratch;
-    Box box;
+    Box box = {NULL, NULL, 0, 0, 0, 0, 0};
     int trunk, kind, last, done = 0;
     (void)module;
     memset(b, 0, sizeof b);
-    if (!PyArg_ParseTuple(arguments, "y*y*y*y*w*ppinnny*y*w*w*w*w*w*ppO", &b[0], &b[1], &b[2], &b[3], &b[4], &owner.half, &trunk, &kind,
-                          &box.row_count, &box.column_count, &box.inner, &b[5], &b[6], &b[7], &b[8], &b[9], &b[10], &b[11], &layer.held, &last,
-                          &read_large))
+    if (!PyArg_ParseTuple(arguments, "y*y*y*y*w*ppinnny*y*w*w*w*w*w*w*ppO", &b[0], &b[1], &b[2], &b[3], &b[4], &owner.half, &trunk, &kind,
+                          &box.row_count, &box.column_count, &box.inner, &b[5], &b[6], &b[7], &b[8], &b[9], &b[10], &b[11], &b[12], &layer.held,
+                          &last, &read_large))
         return NULL;
     Blob *blobs[4] = {&owner.masks, &owner.values, &owner.codebooks, &owner.scales};
     int64_t *at = b[4].buf;
@@ -121,15 +116,17 @@ static PyObject *decode_layer(PyObject *module, PyObject *arguments)
         for (int i = 0; i < 4; i++)
             at[i] = blobs[i]->at;
         if (!last)
-            pass_on(layer.states, layer.size, layer.held, trunk, layer.known);
+            pass_on(&layer, trunk);
+        close_layer(&layer, b + 7);
     }
+    close_box(&box);
     release(b);
     if (!done)
         return NULL;
     Py_RETURN_NONE;
 }
 
-/* answer(q, known, states, scale, room, outputs, size, out): writes q, 0 where the last owner is PRUNED, into int8 or scale times that into float32. */
+/* answer(q, known, states, scale, room, all, outputs, size, out): q, 0 where the owner is PRUNED, goes to int8, or scale times that to float32. */
 static PyObject *answer(PyObject *module, PyObject *arguments)
 {
     Py_buffer b[BUFFERS];
@@ -139,18 +136,16 @@ static PyObject *answer(PyObject *module, PyObject *arguments)
     int done;
     (void)module;
     memset(b, 0, sizeof b);
-    if (!PyArg_ParseTuple(arguments, "w*w*w*w*w*nnw*", &b[0], &b[1], &b[2], &b[3], &b[4], &rows, &size, &b[5]))
+    if (!PyArg_ParseTuple(arguments, "w*w*w*w*w*w*nnw*", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &rows, &size, &b[6]))
         return NULL;
     Box box = {NULL, NULL, rows, 1, rows > 0 ? size / rows : 0, rows, 1};
     done = rows >= 1 && size >= rows && size % rows == 0 ? open_layer(&layer, &scratch, b, &box, 0) : fail("a layer of another shape");
-    Py_ssize_t wanted = size * (Py_ssize_t)sizeof(float);
-    if (done && b[5].len != size && b[5].len != wanted)
-        done = fail("too little room for weights");
-    if (done && b[5].len == wanted)
-        for (Py_ssize_t row = 0, length = size / rows; row < rows; row++)
-            scale_row(layer.q + row * length, layer.states + row * length, layer.scale[row], length, (float *)b[5].buf + row * length);
+    if (done && b[6].len == size * (Py_ssize_t)sizeof(float))
+        weights_of(&layer, rows, b[6].buf);
+    else if (done && b[6].len == size)
+        q_of(&layer, b[6].buf);
     else if (done)
-        keep_used(layer.q, layer.states, size, b[5].buf);
+        done = fail("weights of another size");
     release(b);
     if (!done)
         return NULL;
@@ -158,8 +153,8 @@ static PyObject *answer(PyObject *module, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {
-    {"decode_layer", decode_layer, METH_VARARGS, "Reads one owner's next layer over what it inherits, in place; see compiled_chain.py."},
-    {"answer", answer, METH_VARARGS, "Writes what an owner answers with; see compiled_chain.py."},
+    {"decode_layer", decode_layer, METH_VARARGS, "Reads one owner's next layer over what it inherits, in place; see layer_decoder/module.c."},
+    {"answer", answer, METH_VARARGS, "Writes what an owner answers with; see layer_decoder/module.c."},
     {NULL, NULL, 0, NULL},
 };
 

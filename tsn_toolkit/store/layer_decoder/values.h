@@ -206,6 +206,61 @@ static int take_vector(Blob *blob, const uint8_t *kept, Py_ssize_t outputs, Py_s
     return 1;
 }
 
+/* Whether none of eight states is this one. */
+static int lacks(const uint8_t *states, uint8_t state)
+{
+    uint64_t eight;
+    memcpy(&eight, states, sizeof eight);
+    eight ^= 0x0101010101010101u * state;
+    return !((eight - 0x0101010101010101u) & ~eight & 0x8080808080808080u);
+}
+
+/* q of every slot from its code. */
+static void put_all(const Codes *codes, const int8_t *book, int8_t *q)
+{
+    if (codes->width == 8)
+        for (Py_ssize_t i = 0; i < codes->count; i++)
+            q[i] = book[codes->data[i]];
+    else if (codes->width == 4) {
+        uint16_t pairs[256];
+        for (int byte = 0; byte < 256; byte++) {
+            int8_t pair[2] = {book[byte & 15], book[byte >> 4]};
+            memcpy(&pairs[byte], pair, 2);
+        }
+        for (Py_ssize_t i = 0; i < codes->count / 2; i++)
+            memcpy(q + 2 * i, &pairs[codes->data[i]], 2);
+        if (codes->count % 2)
+            q[codes->count - 1] = book[codes->data[codes->count / 2] & 15];
+    } else
+        for (Py_ssize_t i = 0; i < codes->count; i++)
+            q[i] = book[packed_at(codes->data, codes->size, codes->width, i)];
+}
+
+static int code_at(const Codes *codes, Py_ssize_t index)
+{
+    if (codes->width == 8)
+        return codes->data[index];
+    if (codes->width == 4)
+        return codes->data[index >> 1] >> 4 * (index & 1) & 15;
+    return (int)packed_at(codes->data, codes->size, codes->width, index);
+}
+
+/* q of the slots of one state, of which there is one for each code: the entry itself where they are OWN, added where they are REFINE. */
+static void put(const Codes *codes, const int8_t *book, const uint8_t *states, Py_ssize_t size, uint8_t state, int8_t *q)
+{
+    Py_ssize_t taken = 0;
+    for (Py_ssize_t first = 0; first < size; first += 8) {
+        Py_ssize_t end = first + 8 <= size ? first + 8 : size;
+        if (end == first + 8 && lacks(states + first, state))
+            continue;
+        for (Py_ssize_t i = first; i < end; i++)
+            if (states[i] == state && taken < codes->count) {
+                int value = book[code_at(codes, taken++)] + (state == OWN ? 0 : q[i]);
+                q[i] = (int8_t)(value > MOST_CODE ? MOST_CODE : value < -MOST_CODE ? -MOST_CODE : value);
+            }
+    }
+}
+
 static void fill_vectors(void)
 {
     for (int rung = 0; rung < 256; rung++)
