@@ -103,8 +103,13 @@ class _Owner:
         rows, columns, shape = _box(architecture, self.masks, layer)
         windows = [blob.window(most) for blob, most in zip(self._blobs, _most_bytes(kind, layer))]
         self._at[:] = [place for _, place in windows]
-        parts = (data for data, _ in windows)
-        decoder.decode_layer(*parts, self._at, self._half, self._trunk, kind, *shape, rows, columns, *state, held, last, _read_large)
+        parts = [data for data, _ in windows]
+
+        def read_large(start: int, size_bytes: int, bits: int, count: int) -> tuple[NDArray[np.uint8], int]:
+            run = read_large_run(memoryview(parts[1])[start : start + size_bytes], 1 << bits, count)
+            return run.data, run.width
+
+        decoder.decode_layer(*parts, self._at, self._half, self._trunk, kind, *shape, rows, columns, *state, held, last, read_large)
         for blob, place in zip(self._blobs, self._at.tolist()):
             blob.take_up_to(place)
 
@@ -175,8 +180,3 @@ def _box(architecture: Architecture, masks: UnitMasks, layer: CodedLayer) -> tup
     rows, columns = (kept.kept[dim].tobytes() if dim in kept.kept else b"" for dim in (0, 1))
     inputs = shape[1] if len(shape) > 1 else 1
     return rows, columns, (shape[0], inputs, layer.size // (shape[0] * inputs))
-
-
-def _read_large(payload: memoryview, bits: int, count: int) -> tuple[NDArray[np.uint8], int]:
-    run = read_large_run(payload, 1 << bits, count)
-    return run.data, run.width

@@ -80,13 +80,11 @@ static void gather(const Box *box, const uint8_t *restrict all, uint8_t *restric
     }
 }
 
-/* The other way round; the bytes of all other slots become 0. */
-static void scatter(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all)
+/* The other way round; all other slots keep their bytes. */
+static void put_back(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all)
 {
     const Py_ssize_t inner = box->inner, length = box->column_count * inner, kept_length = box->kept_columns * inner;
     for (Py_ssize_t row = 0; row < box->row_count; row++, all += length) {
-        if (box->columns || (box->rows && !box->rows[row]))
-            memset(all, 0, (size_t)length);
         if (box->rows && !box->rows[row])
             continue;
         if (box->columns)
@@ -95,6 +93,13 @@ static void scatter(const Box *box, const uint8_t *restrict kept, uint8_t *restr
             memcpy(all, kept, (size_t)length);
         kept += kept_length;
     }
+}
+
+/* The same; the bytes of all other slots become 0. */
+static void scatter(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all)
+{
+    memset(all, 0, (size_t)(box->row_count * box->column_count * box->inner));
+    put_back(box, kept, all);
 }
 
 #endif

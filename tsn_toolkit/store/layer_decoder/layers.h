@@ -101,7 +101,10 @@ static int read_codes_layer(Owner *owner, int own_bits, int refine_bits, const B
     int read = take_codebook(&owner->codebooks, own_bits, book);
     if (read && owned == layer->size)
         put_all(&codes, book, layer->q);
-    else if (read)
+    else if (read && owned == n) { /* every kept slot */
+        put_all(&codes, book, (int8_t *)scratch->known);
+        put_back(box, scratch->known, (uint8_t *)layer->q);
+    } else if (read)
         put(&codes, book, states, layer->size, OWN, layer->q);
     release_codes(&codes);
     if (read && refine_bits) {

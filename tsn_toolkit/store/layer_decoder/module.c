@@ -85,7 +85,7 @@ static int read_layer(Owner *owner, int trunk, int kind, const Box *box, Layer *
  * scale, room        float32 (outputs,); to work in, see `open_layer`
  * all                int32 (2,), what every byte of `known` and of `states` is, or -1: they stand there; 0 before the first owner
  * held, last         an owner before this one holds the layer; none comes after it
- * read_large         (payload, bits per code, number of codes) -> packed codes and their width, 1, 2, 4 or 8
+ * read_large         (place in `values`, bytes, bits per code, number of codes) -> packed codes and their width, 1, 2, 4 or 8
  *
  * After ValueError the state is not to be used any more.
  */

@@ -115,7 +115,7 @@ static int read_codes(Blob *values, Py_ssize_t count, int bits, PyObject *read_l
     const uint8_t *payload = take_varint(values, &size) ? take(values, size) : NULL;
     if (!payload)
         return 0;
-    PyObject *run = PyObject_CallFunction(read_large, "y#in", payload, size, bits, count);
+    PyObject *run = PyObject_CallFunction(read_large, "nnin", (Py_ssize_t)(payload - values->data), size, bits, count);
     PyObject *data;
     if (!run)
         return 0;
