@@ -23,25 +23,27 @@ class DecoderHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Runs before the wheel is put together."""
-        if os.environ.get("TSN_TOOLKIT_PURE", "0") not in ("", "0"):
-            return
+        beside = Path(self.root, *MODULE.split(".")[:-1])
         self._folder = Path(tempfile.mkdtemp(prefix="tsn-toolkit-"))
         try:
+            if version == "editable":
+                for old in beside.glob(f"{MODULE.rpartition('.')[2]}.*"):
+                    old.unlink()  # a process that has loaded it keeps it
+            if os.environ.get("TSN_TOOLKIT_PURE", "0") not in ("", "0"):
+                return
             built = build(Path(self.root), self._folder)
+            if version == "editable":
+                shutil.copy(built, beside / built.name)
         except Exception as error:  # whatever stops a compiler, the package works without
             self.app.display_warning(f"The compiled decoder is left out ({type(error).__name__}: {error}); numpy takes its place.")
             return
         build_data["pure_python"], build_data["infer_tag"] = False, True
-        path = f"{MODULE.rpartition('.')[0].replace('.', '/')}/{built.name}"
-        if version == "editable":
-            shutil.move(built, Path(self.root) / path)
-        else:
-            build_data["force_include"][str(built)] = path
+        if version != "editable":
+            build_data["force_include"][str(built)] = f"{beside.relative_to(self.root).as_posix()}/{built.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Runs when the wheel is there."""
-        if hasattr(self, "_folder"):
-            shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder)
 
 
 def build(root: Path, folder: Path) -> Path:

@@ -87,6 +87,23 @@ def test_without_it_the_wheel_is_pure(wheel: Path, tmp_path: Path, settings: dic
     assert set(zipfile.ZipFile(pure).namelist()) == without
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_an_editable_install_has_the_decoder_of_its_sources(wheel: Path, tmp_path: Path) -> None:
+    """One from before is replaced, and goes where none is wanted."""
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "tsn_toolkit", tmp_path / "tsn_toolkit", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    store = tmp_path / "tsn_toolkit" / "store"
+    (store / "_layer_decoder.old.so").write_bytes(b"")
+    command = [sys.executable, "-c", f"from hatchling.build import build_editable; build_editable({str(tmp_path)!r})"]
+    for wanted in (True, False):
+        settings = {} if wanted else {"TSN_TOOLKIT_PURE": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        found = [path.name for path in store.glob("_layer_decoder.*")]
+        assert len(found) == wanted and "_layer_decoder.old.so" not in found
+
+
 def test_recipes_are_listed_from_another_folder(tsn: Callable[..., str], tmp_path: Path) -> None:
     assert "digits" in tsn("recipes", "list", folder=tmp_path).split()
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import weakref
 from dataclasses import replace
 
 import mixed_store
@@ -130,6 +131,58 @@ def random_store(path, seed: int) -> Store:
         result = TaskResult(f"t{index}", parent, "exact", "sample", (0, 1), masks, layers, {}, {}, head, {}, vector_precision=precision)
         store.commit(result, {})
     return store
+
+
+def commit_one(path, graph: ModelGraph, masks: dict[str, np.ndarray], layers: dict[str, LayerCodes | LayerPlanes]) -> Store:
+    """A store over a seed with one task."""
+    store = Store.create(path, trunk=samples.SEED_TRUNK, graph=graph, recipe={})
+    head = HeadState(np.zeros((2, 7), np.int8), np.ones(2, np.float32), np.zeros(2, np.float32))
+    store.commit(TaskResult("t", "trunk", "exact", "sample", (0, 1), masks, layers, {}, {}, head, {}), {})
+    return store
+
+
+@compiled
+def test_a_model_that_is_a_head_alone(tmp_path):
+    store = commit_one(tmp_path / "store", ModelGraph((), (), (LayerRecord("head", "Linear", (2, 7), 1),), (), "head", (7,), "head"), {}, {})
+    assert readers_agree(store, "t") and store.dense_weights("t") == {} and list(verify_store(store)) == ["t"]
+
+
+@compiled
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("plane", [False, True])
+def test_a_layer_that_keeps_no_slot(tmp_path, dim, plane):
+    """Two groups on one dimension, of which each drops what the other keeps."""
+    shape, half = (4, 4, 3), np.arange(4) < 2
+    groups = tuple(UnitGroup(name, 4, (GroupMember("conv.weight", dim, np.arange(4)),), ("conv",)) for name in "ab")
+    layers = (LayerRecord("conv", "Conv1d", shape, 1), LayerRecord("head", "Linear", (2, 7), 1))
+    none, scale = np.zeros(shape, np.uint8), np.zeros(4, np.float32)
+    codes = LayerCodes(none, none[0, 0, :0], np.array([-1, 1], np.int8), 1, scale)
+    layer = LayerPlanes(none.astype(bool), np.zeros(4, np.int8), scale) if plane else codes
+    graph = ModelGraph((), (), layers, groups, "head", (7,), "disjoint")
+    store = commit_one(tmp_path / "store", graph, {"a": half, "b": ~half}, {"conv": layer})
+    assert readers_agree(store, "t") and not store.weights("t").q["conv"].any()
+
+
+@compiled
+def test_its_memory_is_free_before_the_arrays_begin(tmp_path, monkeypatch):
+    store = mixed_store.make_mixed_store(tmp_path / "store", tasks="a")
+    states = []
+    new_state = compiled_chain._new_state
+
+    def remembered(*arguments):
+        state = new_state(*arguments)
+        states.append(weakref.ref(state.q))
+        return state
+
+    def layers(owner):
+        assert [state() for state in states] == [None]
+        return iter(())
+
+    monkeypatch.setattr(compiled_chain, "_new_state", remembered)
+    monkeypatch.setattr(compiled_chain._Owner, "finish", lambda owner: (_ for _ in ()).throw(ValueError("damaged")))
+    monkeypatch.setattr(store, "layers", layers)
+    store.dense_weights("a")
+    assert states
 
 
 @compiled

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,11 @@ from tsn_toolkit.vocabulary import TRUNK
 _INTERFACE = 1
 """That of the module; an editable install may have an older one."""
 
-_SOME_ROOM = 1 << 11
-"""Bytes beside those for each slot: more than all tables and sizes of one layer take."""
+_TABLES = 1 << 11
+"""More than the bytes of all tables and sizes of one layer, in any of its blobs."""
+
+_RUNS = 1 << 10
+"""Bytes to work in beside those for each slot, as `open_layer` in C asks for them."""
 
 
 @functools.cache
@@ -47,6 +50,24 @@ class GivenUpError(Exception):
     """The arrays must read these layers."""
 
 
+class _State(NamedTuple):
+    """One layer on its way down the chain, large enough for every layer; in the order in which the compiled functions take it.
+
+    Attributes:
+        q, known, states: a byte for each slot, see `layer_decoder/module.c`.
+        scale: float32, one for each output.
+        room: bytes to work in.
+        all: int32 (2,), what all of known and of states are, or -1.
+    """
+
+    q: NDArray[np.uint8]
+    known: NDArray[np.uint8]
+    states: NDArray[np.uint8]
+    scale: NDArray[np.float32]
+    room: NDArray[np.uint8]
+    all: NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class LayerAnswer:
     """One layer as an owner answers with it; good until the next one is asked for.
@@ -59,7 +80,7 @@ class LayerAnswer:
     layer: CodedLayer
     scale: NDArray[np.float32]
     _decoder: ModuleType
-    _state: tuple[Any, ...]
+    _state: _State
 
     @property
     def q(self) -> NDArray[np.int8]:
@@ -93,7 +114,7 @@ class _Owner:
         """Whether it holds no layer."""
         return self._trunk and not self._unread.kinds
 
-    def read(self, decoder: ModuleType, index: int, architecture: Architecture, state: tuple[Any, ...], *, held: bool, last: bool) -> None:
+    def read(self, decoder: ModuleType, index: int, architecture: Architecture, state: _State, *, held: bool, last: bool) -> None:
         """The next layer, over what the state holds.
 
         Raises:
@@ -135,11 +156,10 @@ def answers(files: PartFiles, owner: str) -> Iterator[LayerAnswer]:
         raise GivenUpError
     architecture = files.open(TRUNK).architecture
     owners = [_Owner(files, name) for name in files.chain(owner)]
-    state = _state(architecture, owners)
-    scale = state[3].view(np.float32)
+    state = _new_state(architecture, owners)
     for index, layer in enumerate(architecture.layers):
         held = False
-        state[5][:] = 0
+        state.all[:] = 0
         for one in owners:
             if not one.is_seed:
                 try:
@@ -147,7 +167,7 @@ def answers(files: PartFiles, owner: str) -> Iterator[LayerAnswer]:
                 except (ValueError, OSError) as error:
                     raise GivenUpError from error
                 held = True
-        yield LayerAnswer(layer, scale[: layer.shape[0]], decoder, state)
+        yield LayerAnswer(layer, state.scale[: layer.shape[0]], decoder, state)
     try:
         for one in owners:
             one.finish()
@@ -160,15 +180,16 @@ def _most_bytes(kind: int, layer: CodedLayer) -> tuple[int, int, int, int]:
     own, refine = (1, 0) if kind == PLANES else (kind & 0xF, kind >> 4)
     bits = max(own, refine) if kind != SHARED else 0
     masks = (3 if refine else 2) * layer.size // 8
-    return _SOME_ROOM + masks, _SOME_ROOM + bits * layer.size // 8, _SOME_ROOM + layer.shape[0], _SOME_ROOM + 4 * layer.shape[0]
+    return _TABLES + masks, _TABLES + bits * layer.size // 8, _TABLES + layer.shape[0], _TABLES + 4 * layer.shape[0]
 
 
-def _state(architecture: Architecture, owners: list[_Owner]) -> tuple[NDArray[np.uint8], ...]:
-    """q, known, states and scale of a layer, room to work in and what all of known and states are, as bytes, large enough for every layer."""
-    largest, rows = (max(lengths, default=1) for lengths in zip(*((layer.size, layer.shape[0]) for layer in architecture.layers)))
+def _new_state(architecture: Architecture, owners: list[_Owner]) -> _State:
+    largest = max((layer.size for layer in architecture.layers), default=0)
+    rows = max((layer.shape[0] for layer in architecture.layers), default=0)
     has_parent, drops_units = sum(not one.is_seed for one in owners) > 1, any(one.masks for one in owners)
-    room = largest + largest // 8 + _SOME_ROOM + (2 * largest if drops_units else 0)
-    return tuple(np.empty(length, np.uint8) for length in (largest, largest if has_parent else 0, largest, 4 * rows, room, 8))
+    q, known, states = (np.empty(length, np.uint8) for length in (largest, largest if has_parent else 0, largest))
+    room = np.empty(largest + largest // 8 + _RUNS + (2 * largest if drops_units else 0), np.uint8)
+    return _State(q, known, states, np.empty(rows, np.float32), room, np.zeros(2, np.int32))
 
 
 def _box(architecture: Architecture, masks: UnitMasks, layer: CodedLayer) -> tuple[bytes, bytes, tuple[int, int, int]]:

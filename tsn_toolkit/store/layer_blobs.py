@@ -167,7 +167,7 @@ class LayerReader:
 
     def _codes(self, layer: CodedLayer, above: Inherited, kept: KeptSlots, bit_width: int, refine_bits: int) -> OwnerLayer:
         form, states = decode_mask(self._masks, known_patches(above, kept), refines=refine_bits > 0)
-        grain = kept.size // max(len(states), 1)
+        grain = kept.size // len(states) if len(states) else kept.grain
         owned = int(np.count_nonzero(states == SlotState.OWN)) * grain
         if owned and not bit_width:
             raise PartError(f"layer `{layer.name}` owns {owned} slots with 0 bits")

@@ -266,7 +266,7 @@ class Store:
                         f"{self.path}: task `{task}`: compiled code reads layer `{layer.name}` otherwise than numpy. This is a fault of the package, "
                         "please report it; `TSN_TOOLKIT_PURE=1` in the environment reads without compiled code."
                     )
-        except GivenUpError:
+        except (GivenUpError, MemoryError):
             pass
         for _ in layers:
             pass
@@ -340,13 +340,20 @@ class Store:
 
     def _give_answers(self, task: str, take: Callable[[CodedLayer, OwnerLayer | LayerAnswer], None]) -> None:
         """Hands over what a task answers with, a layer at a time; from the first one again where compiled code cannot read one."""
+        if self._give_compiled(task, take):
+            return
+        for layer, held in self.layers(task):
+            take(layer, held)
+            del held  # or it would stay until the next one is decoded
+
+    def _give_compiled(self, task: str, take: Callable[[CodedLayer, OwnerLayer | LayerAnswer], None]) -> bool:
+        """The same by compiled code; False, with its memory free again, where that cannot read a layer."""
         try:
             for answer in answers(self._files, task):
                 take(answer.layer, answer)
         except (GivenUpError, MemoryError):
-            for layer, held in self.layers(task):
-                take(layer, held)
-                del held  # or it would stay until the next one is decoded
+            return False
+        return True
 
     def _check_name(self, name: str) -> None:
         if not valid_name(name):

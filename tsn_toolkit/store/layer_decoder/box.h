@@ -18,7 +18,7 @@ static int holds_all(const Box *box)
 
 static int open_box(Box *box, const Py_buffer *rows, const Py_buffer *columns)
 {
-    const Py_ssize_t most = (Py_ssize_t)1 << 31;
+    const Py_ssize_t most = (Py_ssize_t)1 << 28; /* slots of a model; eight bytes for each still have a 32-bit size */
     const uint8_t *kept_rows = rows->buf, *kept_columns = columns->buf;
     if (box->row_count < 1 || box->column_count < 1 || box->inner < 1 || box->row_count > most / box->column_count / box->inner)
         return fail("a layer of another shape");
@@ -51,31 +51,34 @@ static void close_box(Box *box)
     PyMem_Free(box->columns);
 }
 
-/* A copy of a size that compilers know takes a fraction of one of any size. */
-#define COPY_COLUMNS(to, from)                                     \
-    do {                                                           \
-        if (inner == 9)                                            \
-            for (Py_ssize_t k = 0; k < box->kept_columns; k++)     \
-                memcpy(to, from, 9);                               \
-        else if (inner == 1)                                       \
-            for (Py_ssize_t k = 0; k < box->kept_columns; k++)     \
-                memcpy(to, from, 1);                               \
-        else                                                       \
-            for (Py_ssize_t k = 0; k < box->kept_columns; k++)     \
-                memcpy(to, from, (size_t)inner);                   \
-    } while (0)
+/* The kept slots of one row, together or among all; `size` is box->inner, and a copy of a size that compilers know takes a fraction of one of any. */
+static inline void gather_row(const Box *box, const uint8_t *restrict all, uint8_t *restrict kept, size_t size)
+{
+    for (Py_ssize_t k = 0; k < box->kept_columns; k++)
+        memcpy(kept + k * size, all + box->columns[k] * size, size);
+}
+
+static inline void put_back_row(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all, size_t size)
+{
+    for (Py_ssize_t k = 0; k < box->kept_columns; k++)
+        memcpy(all + box->columns[k] * size, kept + k * size, size);
+}
 
 /* The bytes of kept slots out of those of all. */
 static void gather(const Box *box, const uint8_t *restrict all, uint8_t *restrict kept)
 {
-    const Py_ssize_t inner = box->inner, length = box->column_count * inner, kept_length = box->kept_columns * inner;
+    const Py_ssize_t length = box->column_count * box->inner, kept_length = box->kept_columns * box->inner;
     for (Py_ssize_t row = 0; row < box->row_count; row++, all += length) {
         if (box->rows && !box->rows[row])
             continue;
-        if (box->columns)
-            COPY_COLUMNS(kept + k * inner, all + box->columns[k] * inner);
-        else
+        if (!box->columns)
             memcpy(kept, all, (size_t)length);
+        else if (box->inner == 9)
+            gather_row(box, all, kept, 9);
+        else if (box->inner == 1)
+            gather_row(box, all, kept, 1);
+        else
+            gather_row(box, all, kept, (size_t)box->inner);
         kept += kept_length;
     }
 }
@@ -83,14 +86,18 @@ static void gather(const Box *box, const uint8_t *restrict all, uint8_t *restric
 /* The other way round; all other slots keep their bytes. */
 static void put_back(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all)
 {
-    const Py_ssize_t inner = box->inner, length = box->column_count * inner, kept_length = box->kept_columns * inner;
+    const Py_ssize_t length = box->column_count * box->inner, kept_length = box->kept_columns * box->inner;
     for (Py_ssize_t row = 0; row < box->row_count; row++, all += length) {
         if (box->rows && !box->rows[row])
             continue;
-        if (box->columns)
-            COPY_COLUMNS(all + box->columns[k] * inner, kept + k * inner);
-        else
+        if (!box->columns)
             memcpy(all, kept, (size_t)length);
+        else if (box->inner == 9)
+            put_back_row(box, kept, all, 9);
+        else if (box->inner == 1)
+            put_back_row(box, kept, all, 1);
+        else
+            put_back_row(box, kept, all, (size_t)box->inner);
         kept += kept_length;
     }
 }

@@ -69,7 +69,8 @@ static Py_ssize_t count_byte(const uint8_t *restrict bytes, Py_ssize_t n, uint8_
  */
 static int read_by_context(Stream *stream, Blob *blob, int depth, const uint8_t *known, Py_ssize_t n, uint8_t *restrict packed, uint8_t *found)
 {
-    size_t by_known[LANES][CONTEXTS] = {{0}}, by_lane[LANES][CONTEXTS] = {{0}}, counts[CONTEXTS] = {0};
+    size_t by_known[LANES][CONTEXTS] = {{0}}, counts[CONTEXTS] = {0};
+    size_t by_lane[LANES][CONTEXTS] = {{0}}; /* how many bits of a context each lane has, then where its next one stands */
     uint8_t context[CONTEXTS], chance[CONTEXTS], value[CONTEXTS];
     int certain, occurring = 0;
     Py_ssize_t byte = 0, piece = n / LANES;
@@ -103,7 +104,7 @@ static int read_by_context(Stream *stream, Blob *blob, int depth, const uint8_t 
             size_t next = 8 * (size_t)byte;
             read_bits(stream, chance[number], (Py_ssize_t)counts[number], packed + byte);
             byte += ((Py_ssize_t)counts[number] + 7) / 8;
-            for (int lane = 0; lane < LANES; lane++) { /* from here on where each lane's next bit stands */
+            for (int lane = 0; lane < LANES; lane++) {
                 size_t in_lane = by_lane[lane][number];
                 by_lane[lane][number] = next;
                 next += in_lane;
@@ -168,8 +169,12 @@ static int read_where(
 }
 
 /*
- * Memory to work in: a byte for each slot, a bit for each slot and 2 * CONTEXTS bytes, and, for layers of which units are dropped, two bytes for each
- * slot. `spare` belongs to the mask until it is read, then to the codes.
+ * Memory to work in; `known` and `states` are there for layers of which units are dropped alone.
+ *
+ * spare    a byte for each slot: while a mask is read blocks, choices and what is still open; then codes, or the signs of a plane
+ * packed   a bit for each slot and 2 * CONTEXTS bytes: runs of mask bits
+ * known    a byte for each slot: of kept slots, one behind the other, what is known; after the mask, their q
+ * states   a byte for each slot: of kept slots their states, or the signs of a plane
  */
 typedef struct {
     uint8_t *spare, *packed, *known, *states;
@@ -198,7 +203,7 @@ static int read_choices(Stream *stream, Blob *blob, int depth, const uint8_t *kn
     int most = row_length < group ? (int)row_length : group; /* slots of the largest group */
     size_t by_left = (size_t)((keep < most ? keep : most) + 1) << (depth + 1), numbers = (size_t)(most + 1) * by_left;
     uint8_t *chance = PyMem_Malloc(numbers), *to_mark = scratch->spare, *packed;
-    size_t *places = PyMem_Calloc(2 * by_left, sizeof *places);
+    size_t *places = PyMem_Calloc(2 * by_left, sizeof *places); /* of each context: how many bits it has, then where its next bit stands */
     Py_ssize_t rows = row_length ? n / row_length : 0;
     int done = 0;
     if (!chance || !places) {
@@ -210,9 +215,10 @@ static int read_choices(Stream *stream, Blob *blob, int depth, const uint8_t *kn
         for (Py_ssize_t first = 0; first < row_length; first += group, number++)
             to_mark[number] = (uint8_t)(keep < row_length - first ? keep : row_length - first);
     Py_ssize_t in_row = (row_length + group - 1) / group;
-    packed = to_mark + rows * in_row; /* a group with a bit to read has two slots at least, so that both fit */
+    /* A number for each group, and behind them less than a byte for each that has a bit to read: such a group has two slots, so that both fit. */
+    packed = to_mark + rows * in_row;
     int last = (int)(row_length % group); /* slots of a short group */
-    for (int step = 0; step < group; step++) {
+    for (int step = 0; step < most; step++) {
         Py_ssize_t byte = 0;
         memset(places, 0, 2 * by_left * sizeof *places);
         /* Twice over the groups: to count the bits of each context, and, with the bits read, to set the marks. Short groups have fewer slots left,
