@@ -92,7 +92,8 @@ def test_an_editable_install_has_the_decoder_of_its_sources(wheel: Path, tmp_pat
     """One from before is replaced, and goes where none is wanted."""
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "tsn_toolkit", tmp_path / "tsn_toolkit", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("tsn_toolkit", "recipes", "hw_targets"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     store = tmp_path / "tsn_toolkit" / "store"
     (store / "_layer_decoder.old.so").write_bytes(b"")
     command = [sys.executable, "-c", f"from hatchling.build import build_editable; build_editable({str(tmp_path)!r})"]
