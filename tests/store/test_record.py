@@ -1,6 +1,7 @@
 """The architecture record comes back as it went in, whatever the unit arrays look like."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,18 @@ def test_refuses_bad_units(units, message):
     value["groups"][0][2][0][2] = units
     with pytest.raises(PartError, match=message):
         architecture_from_json(value)
+
+
+def test_refuses_units_beyond_a_layer_before_it_lists_them():
+    value = architecture_to_json(ARCHITECTURE)
+    rows = next(rows for _, _, rows in value["groups"] if any(row[:2] == ["fc.weight", 1] for row in rows))
+    next(row for row in rows if row[:2] == ["fc.weight", 1])[2] = 1 << 20
+    tracemalloc.start()
+    with pytest.raises(PartError, match="dimension 1 of `fc.weight` do not fit its shape"):
+        architecture_from_json(value)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 def test_refuses_a_record_that_asks_for_too_much_memory():

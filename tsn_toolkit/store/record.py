@@ -135,12 +135,15 @@ def _groups_from_json(value: object, shapes: Mapping[str, tuple[int, ...]]) -> t
 
 
 def _member_from_json(value: object, size: int, shapes: Mapping[str, tuple[int, ...]], most: int) -> GroupMember:
-    parameter, dim, units = listing(value, 3)
-    member = GroupMember(text(parameter), integer(dim, 0, 7), _units_from_json(units, size, most))
-    shape = shapes.get(member.parameter)
-    if shape is not None and (member.dim >= len(shape) or shape[member.dim] != len(member.unit)):
-        raise PartError(f"the units of dimension {member.dim} of `{member.parameter}` do not fit its shape {shape}")
-    return member
+    named, along, units = listing(value, 3)
+    parameter, dim = text(named), integer(along, 0, 7)
+    shape, number = shapes.get(parameter), _count_units(units, size)
+    # Before memory is taken: a few bytes may list millions.
+    if number > most:
+        raise PartError(f"its unit groups list more than {MAX_LENGTH} indices")
+    if shape is not None and (dim >= len(shape) or shape[dim] != number):
+        raise PartError(f"the units of dimension {dim} of `{parameter}` do not fit its shape {shape}")
+    return GroupMember(parameter, dim, _units_from_json(units, size))
 
 
 def _units_to_json(unit: NDArray[np.int64], size: int) -> str | int | list[list[int]]:
@@ -161,19 +164,20 @@ def _units_to_json(unit: NDArray[np.int64], size: int) -> str | int | list[list[
     return runs
 
 
-def _units_from_json(value: object, size: int, most: int) -> NDArray[np.int64]:
-    if value == "=" or not isinstance(value, list):
-        repeat = 1 if value == "=" else integer(value, 1, MAX_LENGTH)
-        if size * repeat > most:
-            raise PartError(f"its unit groups list more than {MAX_LENGTH} indices")
-        return np.repeat(np.arange(size), repeat)
+def _count_units(value: object, size: int) -> int:
+    """How many indices are listed."""
+    if isinstance(value, list):
+        return sum(integer(listing(entry, 3)[2], 1, MAX_LENGTH) for entry in value)
+    return size * (1 if value == "=" else integer(value, 1, MAX_LENGTH))
+
+
+def _units_from_json(value: object, size: int) -> NDArray[np.int64]:
+    if not isinstance(value, list):
+        return np.repeat(np.arange(size), _count_units(value, size) // size)
     runs = []
-    total = 0
     for entry in value:
         start, step, count = listing(entry, 3)
-        start, step = integer(start, -1, size - 1), integer(step, 0, 1)
-        count = integer(count, 1, most - total)
-        total += count
+        start, step, count = integer(start, -1, size - 1), integer(step, 0, 1), integer(count, 1, MAX_LENGTH)
         if step and (start < 0 or start + count > size):
             raise PartError(f"a run of {count} units from unit {start} leaves the group's {size} units")
         runs.append(start + step * np.arange(count))
