@@ -163,7 +163,7 @@ def _declared_in_part(part: bytes) -> int:
         metadata = read_part(part)[0]
         record = metadata.get("architecture", {"layers": []})
         total += sum(int(math.prod(shape)) for _, shape in (*record["layers"], *record.get("free_parameters", [])))
-        total += sum(size * units for _, size, rows in record.get("groups", []) for _, _, units in rows if isinstance(units, int))
+        total += sum(int(size) * units for _, size, rows in record.get("groups", []) for _, _, units in rows if isinstance(units, int))
         vectors = [{**record, "layers": []}, metadata.get("norms"), metadata.get("biases")]
         total += sum(int(number) for number in _NUMBER.findall(canonical_json(vectors).encode()) if not number.startswith(b"-"))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
