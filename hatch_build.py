@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,8 @@ class DecoderHook(BuildHookInterface):
         beside = Path(self.root, *MODULE.split(".")[:-1])
         self._folder = Path(tempfile.mkdtemp(prefix="tsn-toolkit-"))
         try:
-            if version == "editable":
-                for old in beside.glob(f"{MODULE.rpartition('.')[2]}.*"):
-                    old.unlink()  # a process that has loaded it keeps it
+            if version == "editable":  # one from before; a process that has loaded it keeps it
+                (beside / f"{MODULE.rpartition('.')[2]}{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
             if os.environ.get("TSN_TOOLKIT_PURE", "0") not in ("", "0"):
                 return
             built = build(Path(self.root), self._folder)
