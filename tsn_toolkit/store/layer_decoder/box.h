@@ -51,59 +51,47 @@ static void close_box(Box *box)
     PyMem_Free(box->columns);
 }
 
-/* The kept slots of one row, together or among all; `size` is box->inner, and a copy of a size that compilers know takes a fraction of one of any. */
-static inline void gather_row(const Box *box, const uint8_t *restrict all, uint8_t *restrict kept, size_t size)
+/* The kept slots of one row. `size` is box->inner: a copy of a size that compilers know takes a fraction of one of any. */
+static inline void copy_row(const Box *box, uint8_t *restrict all, uint8_t *restrict kept, size_t size, int back)
 {
     for (Py_ssize_t k = 0; k < box->kept_columns; k++)
-        memcpy(kept + k * size, all + box->columns[k] * size, size);
+        if (back)
+            memcpy(all + box->columns[k] * size, kept + k * size, size);
+        else
+            memcpy(kept + k * size, all + box->columns[k] * size, size);
 }
 
-static inline void put_back_row(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all, size_t size)
-{
-    for (Py_ssize_t k = 0; k < box->kept_columns; k++)
-        memcpy(all + box->columns[k] * size, kept + k * size, size);
-}
-
-/* The bytes of kept slots out of those of all. */
-static void gather(const Box *box, const uint8_t *restrict all, uint8_t *restrict kept)
+/* The bytes of kept slots out of those of all; or back, and all other slots keep theirs. */
+static inline void copy_kept(const Box *box, uint8_t *restrict all, uint8_t *restrict kept, int back)
 {
     const Py_ssize_t length = box->column_count * box->inner, kept_length = box->kept_columns * box->inner;
     for (Py_ssize_t row = 0; row < box->row_count; row++, all += length) {
         if (box->rows && !box->rows[row])
             continue;
         if (!box->columns)
-            memcpy(kept, all, (size_t)length);
+            memcpy(back ? all : kept, back ? kept : all, (size_t)length);
         else if (box->inner == 9)
-            gather_row(box, all, kept, 9);
+            copy_row(box, all, kept, 9, back);
         else if (box->inner == 1)
-            gather_row(box, all, kept, 1);
+            copy_row(box, all, kept, 1, back);
         else
-            gather_row(box, all, kept, (size_t)box->inner);
+            copy_row(box, all, kept, (size_t)box->inner, back);
         kept += kept_length;
     }
 }
 
-/* The other way round; all other slots keep their bytes. */
-static void put_back(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all)
+static void gather(const Box *box, uint8_t *restrict all, uint8_t *restrict kept)
 {
-    const Py_ssize_t length = box->column_count * box->inner, kept_length = box->kept_columns * box->inner;
-    for (Py_ssize_t row = 0; row < box->row_count; row++, all += length) {
-        if (box->rows && !box->rows[row])
-            continue;
-        if (!box->columns)
-            memcpy(all, kept, (size_t)length);
-        else if (box->inner == 9)
-            put_back_row(box, kept, all, 9);
-        else if (box->inner == 1)
-            put_back_row(box, kept, all, 1);
-        else
-            put_back_row(box, kept, all, (size_t)box->inner);
-        kept += kept_length;
-    }
+    copy_kept(box, all, kept, 0);
 }
 
-/* The same; the bytes of all other slots become 0. */
-static void scatter(const Box *box, const uint8_t *restrict kept, uint8_t *restrict all)
+static void put_back(const Box *box, uint8_t *restrict kept, uint8_t *restrict all)
+{
+    copy_kept(box, all, kept, 1);
+}
+
+/* Back, and the bytes of all other slots become 0. */
+static void scatter(const Box *box, uint8_t *restrict kept, uint8_t *restrict all)
 {
     memset(all, 0, (size_t)(box->row_count * box->column_count * box->inner));
     put_back(box, kept, all);

@@ -37,7 +37,7 @@ static uint8_t *spelled_out(Slots *slots, Py_ssize_t size)
 }
 
 /* What is known of the kept slots; NULL where nothing is. */
-static const uint8_t *known_of_kept(Layer *layer, const Box *box, Scratch *scratch)
+static uint8_t *known_of_kept(Layer *layer, const Box *box, Scratch *scratch)
 {
     if (layer->known.all == 0)
         return NULL;
@@ -195,7 +195,7 @@ static int read_shared_layer(const Box *box, Layer *layer, Scratch *scratch)
         layer->states.all = layer->known.all & 1;
         return 1;
     }
-    const uint8_t *known = known_of_kept(layer, box, scratch);
+    uint8_t *known = known_of_kept(layer, box, scratch);
     if (!known)
         layer->states.all = PRUNED;
     else if (holds_all(box))
